@@ -1,0 +1,74 @@
+# Sourced by the scripts beside it, with `root` set: makes $root/.venv on first use, and again when
+# pyproject.toml or constraints.txt changed or the repository moved. Costs a few milliseconds otherwise.
+
+stamp="$root/.venv/.lore-complete" # written last: without it the install was interrupted
+
+say() { printf 'lore: %s\n' "$*" >&2; }
+
+fingerprint() { printf '%s ' "$root"; cat "$root/pyproject.toml" "$root/constraints.txt" | cksum; }
+
+installed() { [[ -f $stamp && -x $root/.venv/bin/lore-train && $(<"$stamp") == "$(fingerprint)" ]]; }
+
+find_python() {
+  local python
+  for python in ${LORE_PYTHON:+"$LORE_PYTHON"} python3 python3.13 python3.12 python3.11 python; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      printf '%s' "$python"
+      return
+    fi
+  done
+  say 'needs Python 3.11 or newer, none found; install one, or name it in LORE_PYTHON=/path/to/python3'
+  return 1
+}
+
+install_venv() {
+  local python
+  python=$(find_python) || return 1
+  if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+    say "$python has no venv module; install it (Debian, Ubuntu: apt install python3-venv)"
+    return 1
+  fi
+  if [[ -f $stamp && $(<"$stamp") == "$root "* ]]; then
+    say "dependencies changed: updating $root/.venv"
+    rm -f -- "$stamp" || return 1
+  else
+    say "first use: installing PyTorch and the rest into $root/.venv; this takes some minutes, once"
+    rm -rf -- "$root/.venv" || return 1
+    "$python" -m venv "$root/.venv" || return 1
+  fi
+  (cd -- "$root" && .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    -e '.[dev]' -c constraints.txt) >&2 || { say 'the installation failed; the next start tries again'; return 1; }
+  fingerprint >"$stamp.part" && mv -- "$stamp.part" "$stamp"
+}
+
+# Two starts on a fresh clone: one installs, the other waits. A lock whose owner died counts as free.
+take_lock() {
+  local lock="$root/.venv.lock" owner
+  if command -v flock >/dev/null 2>&1; then
+    exec 9>"$lock"
+    flock -n 9 || { say 'waiting for another start to finish installing'; flock 9; }
+    return
+  fi
+  until mkdir -- "$lock.d" 2>/dev/null; do
+    owner=$(cat "$lock.d/pid" 2>/dev/null || sleep 1; cat "$lock.d/pid" 2>/dev/null || true)
+    if [[ -z $owner ]] || ! kill -0 "$owner" 2>/dev/null; then
+      rm -rf -- "$lock.d"
+    else
+      sleep 0.5
+    fi
+  done
+  echo $$ >"$lock.d/pid"
+}
+
+release_lock() {
+  if command -v flock >/dev/null 2>&1; then exec 9>&-; else rm -rf -- "$root/.venv.lock.d"; fi
+}
+
+ensure_venv() {
+  installed && return
+  take_lock
+  local status=0
+  installed || install_venv || status=$?
+  release_lock
+  return "$status"
+}

@@ -1,0 +1,32 @@
+"""LoRe: DreamerV3 with a language model as adviser. Names load on first use, so `import lore` is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lore.dreamer.agent import DreamerV3Agent
+    from lore.metrics.aggregate import MetricsAggregator
+    from lore.options import Config
+    from lore.replay import ReplayBuffer
+
+__version__ = "0.1.0"
+__all__ = ["Config", "DreamerV3Agent", "MetricsAggregator", "ReplayBuffer", "__version__"]
+
+_HOME = {
+    "Config": "lore.options",
+    "DreamerV3Agent": "lore.dreamer.agent",
+    "MetricsAggregator": "lore.metrics.aggregate",
+    "ReplayBuffer": "lore.replay",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lore' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

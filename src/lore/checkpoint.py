@@ -1,0 +1,129 @@
+"""Checkpoints: everything that has state, written so that a kill at any moment loses nothing that counted.
+
+    checkpoints/step-000000500/   state.pt, replay.pt (latents), segments.json
+    checkpoints/rows/             replay rows in pieces that never change, shared by the checkpoints
+
+A checkpoint is written beside its final name, synced and renamed; the two latest are kept. Rows are
+appended: a piece holds what came since the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lore.replay import ReplayBuffer
+
+KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, run_dir: Path, replay: ReplayBuffer | None):
+        self.dir, self.replay = run_dir / "checkpoints", replay
+        self._segments: list[list[int]] = []  # [start, stop) ticks of the replay, oldest first
+
+    def save(self, env_step: int, state: dict[str, Any]) -> None:
+        """Write `state` (tensors, numbers, strings, lists and dicts of these) and the replay, durably."""
+        final = self.dir / f"step-{env_step:09d}"
+        if final.exists():
+            return  # resumed here and stopped before another step: it holds this very state
+        self.dir.mkdir(parents=True, exist_ok=True)
+        partial = self.dir / f".partial-{env_step:09d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        if self.replay is not None:
+            self._append_rows(self.replay)
+            _write(partial / "replay.pt", self.replay.state_dict())
+        (partial / "segments.json").write_text(json.dumps(self._segments))
+        _write(partial / "state.pt", state)
+        _sync(partial)
+        os.rename(partial, final)
+        _sync(self.dir)
+        self._prune()
+
+    def load(self) -> dict[str, Any] | None:
+        """Restore the replay and return the latest state; None before the first checkpoint.
+
+        Raises ValueError, naming the file, where a checkpoint cannot be read.
+        """
+        for leftover in self.dir.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        found = sorted(self.dir.glob("step-*"))
+        if not found:
+            return None
+        latest = found[-1]
+        self._segments = json.loads((latest / "segments.json").read_text())
+        if self.replay is not None:
+            for start, stop in self._segments:
+                self.replay.load_rows(start, _read(self._rows(start, stop)))
+            self.replay.load_state_dict(_read(latest / "replay.pt"))
+        return _read(latest / "state.pt")
+
+    def _rows(self, start: int, stop: int) -> Path:
+        return self.dir / "rows" / f"{start:09d}-{stop:09d}.pt"
+
+    def _append_rows(self, replay: ReplayBuffer) -> None:
+        oldest = replay.total - replay.filled
+        start = max(oldest, self._segments[-1][1] if self._segments else 0)
+        if start < replay.total:
+            path = self._rows(start, replay.total)
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            _write(partial, replay.rows(start, replay.total))
+            os.rename(partial, path)
+            _sync(path.parent)
+            self._segments.append([start, replay.total])
+        self._segments = [s for s in self._segments if s[1] > oldest]
+
+    def _prune(self) -> None:
+        found = sorted(self.dir.glob("step-*"))
+        for old in found[:-KEEP]:
+            shutil.rmtree(old)
+        needed = {
+            self._rows(*segment) for kept in found[-KEEP:] for segment in json.loads((kept / "segments.json").read_text())
+        }
+        for path in (self.dir / "rows").glob("*"):
+            if path not in needed:
+                path.unlink()
+
+
+def load_state(run_dir: Path, name: str = "latest") -> dict[str, Any]:
+    """The state of one checkpoint, without its replay. name: "latest" or a folder in checkpoints/.
+
+    Raises FileNotFoundError, listing what is there, where it does not exist.
+    """
+    found = sorted((run_dir / "checkpoints").glob("step-*"))
+    chosen = [p for p in found if p.name == name] if name != "latest" else found[-1:]
+    if not chosen:
+        there = ", ".join(p.name for p in found) or "none"
+        raise FileNotFoundError(f"no checkpoint {name!r} in {run_dir}; there: {there}")
+    return _read(chosen[0] / "state.pt")
+
+
+def _write(path: Path, value: Any) -> None:
+    with open(path, "wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
+        raise ValueError(f"cannot read {path}: {error}; delete that checkpoint to go on from the one before") from error
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

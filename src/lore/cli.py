@@ -1,0 +1,232 @@
+"""The commands lore-train and lore-eval: compose, check, build, run.
+
+Exit status: 0 done, 1 failed while running, 2 bad input (one line on stderr), 130 interrupted and saved.
+torch is imported late, so that bad input fails at once and the terminal never stays silent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lore import config, run_folder
+from lore.options import BadInput, Config
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+TRAIN, EVAL = "lore-train", "lore-eval"
+EVAL_HELP = """lore-eval evaluates a checkpoint on held-out episodes; its last line is one JSON object.
+
+  lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
+  lore-eval run=outputs/DATE/NAME episodes=4 video=true video_format=gif
+
+Keys, with their defaults:
+"""
+
+
+class JobFailed(RuntimeError):
+    """A job of a sweep ended with this exit status; its own line has been printed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """lore-train: one run, a sweep (-m), or the rest of a run (resume=RUN_DIR). Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
+    try:
+        if folder not in ("", "null"):
+            return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
+        return _launch(arguments)
+    except BadInput as error:
+        return _refuse(TRAIN, error)
+    except KeyboardInterrupt:
+        return _say_interrupted(TRAIN)
+
+
+def eval_main(argv: Sequence[str] | None = None) -> int:
+    """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        print(EVAL_HELP + config.eval_defaults(), end="")
+        return DONE
+    try:
+        options = config.eval_options(arguments)
+        if not (Path(options.run) / "config.yaml").is_file():
+            raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
+        print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
+        from lore.evaluate import main
+
+        main(options)
+    except BadInput as error:
+        return _refuse(EVAL, error)
+    except KeyboardInterrupt:
+        return _say_interrupted(EVAL)
+    except Exception as error:
+        if _debug():
+            raise
+        print(f"{EVAL}: {_brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _launch(arguments: list[str]) -> int:
+    """Hand the command to Hydra, which calls `job` for one run or for each run of a sweep."""
+    _parse(arguments)
+
+    @hydra.main(config_path="pkg://lore.conf", config_name="config", version_base="1.3")
+    def job(node: DictConfig) -> None:
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        status = _job(node, Path(HydraConfig.get().runtime.output_dir), [TRAIN, *arguments])
+        if status in (FAILED, BAD_INPUT) and sweep:
+            raise JobFailed(status)  # the other jobs of the sweep still run
+        if status != DONE:
+            raise SystemExit(status)
+
+    with _hydra_raises(), _argv([TRAIN, *arguments]):
+        return _status_of(job)
+
+
+def _status_of(job: Callable[[], None]) -> int:
+    try:
+        job()
+    except JobFailed as error:
+        return error.status
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else DONE
+    except Exception as error:  # raised outside the job: Hydra refused the command
+        if _debug():
+            raise
+        raise config.explain(error) from error
+    return DONE
+
+
+def _job(node: DictConfig, run_dir: Path, command: list[str]) -> int:
+    """One run in a folder of its own. Every error becomes a line on stderr and an exit status."""
+    try:
+        if node.resume is not None:
+            raise BadInput("resume", "goes with no group or preset; write lore-train resume=RUN_DIR")
+        cfg = config.to_options(node)
+        cfg.run.dir = str(run_dir)
+        _announce(cfg)
+        _check_task(cfg)
+        run_folder.claim(run_dir)
+    except BadInput as error:
+        run_folder.discard_empty(run_dir)
+        return _refuse(TRAIN, error)
+    run_folder.write_start(run_dir, config.to_yaml(cfg), cfg, command)
+    return _train(cfg, run_dir)
+
+
+def _resume(run_dir: Path, overrides: list[str]) -> int:
+    run_dir = run_dir.absolute()
+    cfg = config.load_stored(run_dir, overrides)
+    _announce(cfg, "going on with ")
+    _check_task(cfg)
+    run_folder.write_resume(run_dir, config.to_yaml(cfg), [TRAIN, f"resume={run_dir}", *overrides])
+    return _train(cfg, run_dir)
+
+
+def _train(cfg: Config, run_dir: Path) -> int:
+    """Train and turn the way it ended into an exit status."""
+    try:
+        import torch
+
+        from lore.train import train
+
+        torch.set_num_threads(cfg.threads)
+        ended = train(cfg, run_dir)
+    except BadInput as error:
+        run_folder.write_failure(run_dir, cfg, error)
+        return _refuse(TRAIN, error)
+    except KeyboardInterrupt:
+        return _say_interrupted(TRAIN, run_dir)
+    except Exception as error:  # noqa: BLE001  (every failure is recorded and reported, none is hidden)
+        trace = run_folder.write_failure(run_dir, cfg, error)
+        if _debug():
+            sys.excepthook(type(error), error, error.__traceback__)
+        print(f"{TRAIN}: {_brief(error)}; traceback in {trace}", file=sys.stderr)
+        return FAILED
+    return INTERRUPTED if ended == "interrupted" else DONE
+
+
+def _announce(cfg: Config, before: str = "") -> None:
+    learner = f"{cfg.agent.name} ({cfg.size.deter} units)" if cfg.agent.name == "dreamer" else cfg.agent.name
+    where = os.path.relpath(cfg.run.dir)
+    print(
+        f"{TRAIN}: {before}{learner} in {cfg.env.id}, {cfg.run.steps} steps, seed {cfg.seed} -> "
+        f"{where if not where.startswith('..') else cfg.run.dir}",
+        flush=True,
+    )
+
+
+def _check_task(cfg: Config) -> None:
+    """Make the environment once: the one sure way to know that its options fit. Raises BadInput."""
+    from lore.envs import make_env
+
+    make_env(cfg.env, cfg.obs).close()
+
+
+def _parse(arguments: list[str]) -> None:
+    """Refuse what Hydra's own parser would answer with a page of usage."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise BadInput("command line", f"{error}; lore-train --help explains") from error
+    if unknown:
+        raise BadInput(unknown[0], "unknown option; lore-train --help lists all")
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them and leaving with status 1."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextmanager
+def _argv(arguments: list[str]) -> Iterator[None]:
+    """hydra.main reads sys.argv."""
+    before, sys.argv = sys.argv, arguments
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _debug() -> bool:
+    return os.environ.get("LORE_DEBUG") == "1"
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _refuse(command: str, error: BadInput) -> int:
+    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return BAD_INPUT
+
+
+def _say_interrupted(command: str, run_dir: Path | None = None) -> int:
+    rest = f"; go on with lore-train resume={run_dir}" if run_dir else ""
+    print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
+    return INTERRUPTED

@@ -1,0 +1,152 @@
+"""Actor and critic, learned from imagined rollouts and replayed returns.
+
+Source: Hafner et al. 2023 (arXiv 2301.04104), sections "Critic learning" and "Actor learning";
+danijar/dreamerv3, dreamerv3/agent.py (imag_loss, repl_loss).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from lore.dreamer.returns import ReturnScale, lambda_return
+from lore.dreamer.rssm import Imagined
+from lore.nn.distributions import sample_index, symexp_bins, two_hot_loss, two_hot_mean, unimix_probs
+from lore.nn.layers import MLP
+from lore.options import Agent, Size
+from lore.rng import generator
+from lore.types import Batch
+
+LAYERS = 3
+
+
+class SlowCopy:
+    """An exponential moving average of a module's float32 weights, computed with in `dtype`."""
+
+    def __init__(self, source: nn.Module, rate: float, dtype: torch.dtype):
+        self.rate = rate
+        self.masters = [p.detach().clone().float() for p in source.parameters()]
+        self.module = copy.deepcopy(source).to(dtype).requires_grad_(False)
+
+    def update(self, source: list[Tensor]) -> None:
+        """source: the float32 weights to follow, in the order of parameters()."""
+        torch._foreach_lerp_(self.masters, source, self.rate)
+        self._publish()
+
+    def _publish(self) -> None:
+        for param, master in zip(self.module.parameters(), self.masters, strict=True):
+            param.data.copy_(master)
+
+    def state_dict(self) -> list[Tensor]:
+        return [m.clone() for m in self.masters]
+
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        for master, value in zip(self.masters, state, strict=True):
+            master.copy_(value)
+        self._publish()
+
+
+class ActorCritic(nn.Module):
+    """Actor: feat -> action logits. Critic: feat -> two-hot value logits, with a slow copy that steadies it."""
+
+    bins: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        num_actions: int,
+        options: Agent,
+        size: Size,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__()
+        self.options = options
+        units = size.units
+        self.actor = MLP(features, units, LAYERS, generator(seed, "init/actor"), num_actions, scale=0.01)
+        self.critic = MLP(features, units, LAYERS, generator(seed, "init/critic"), options.bins, scale=0.0)
+        self.slow = SlowCopy(self.critic.to(device), options.slow_rate, dtype)
+        self.returns = ReturnScale(
+            options.return_rate, options.return_limit, options.return_low, options.return_high, device
+        )
+        self.register_buffer("bins", symexp_bins(options.bins), persistent=False)
+
+    def logits(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> action logits (..., A), float32."""
+        return self.actor(feat).float()
+
+    def value(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> expected return (...), float32."""
+        return two_hot_mean(self.critic(feat).float(), self.bins)
+
+    @torch.no_grad()
+    def sample(self, feat: Tensor, rng: torch.Generator) -> Tensor:
+        """feat (N, F) -> actions (N,) drawn from the policy."""
+        uniform = torch.rand(len(feat), generator=rng, device=feat.device)
+        return sample_index(unimix_probs(self.logits(feat), 0.0), uniform)
+
+    def loss(
+        self, imagined: Imagined, reward: Tensor, cont: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """Actor and critic losses (N,) over imagined rollouts.
+
+        reward, cont: (H+1, N) as predicted; cont holds the discount. Returns losses, lambda-returns (H, N)
+        and metrics. The actor learns by REINFORCE on normalised advantages, the critic by cross-entropy to
+        the returns and to its slow copy's prediction.
+        """
+        feat, o = imagined.feat, self.options
+        critic_logits = self.critic(feat).float()  # (H+1, N, bins)
+        with torch.no_grad():
+            value = two_hot_mean(critic_logits, self.bins)  # (H+1, N)
+            slow_value = two_hot_mean(self.slow.module(feat[:-1]).float(), self.bins)
+            weight = cont.cumprod(0)[:-1]  # (H, N): probability of being still alive
+            returns = lambda_return(reward, 1.0 - cont, torch.zeros_like(cont), value, 1.0, o.lam)
+            scale = self.returns.update(returns)
+            advantage = (returns - value[:-1]) / scale
+        log_probs = self.logits(feat[:-1]).log_softmax(-1)  # (H, N, A)
+        log_prob = log_probs.gather(-1, imagined.action[:-1].unsqueeze(-1)).squeeze(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        actor = -weight * (log_prob * advantage + o.entropy * entropy)
+        critic = weight * self._critic_loss(critic_logits[:-1], returns, slow_value)
+        metrics = {
+            "policy/entropy": entropy.mean(),
+            "policy/prob_max": log_probs.amax(-1).exp().mean(),
+            "value/imagined": value.mean(),
+            "value/return_scale": scale,
+            "value/advantage_abs": advantage.abs().mean(),
+        }
+        return {"actor": actor.mean(0), "critic": critic.mean(0)}, returns, metrics
+
+    def replay_loss(self, feat: Tensor, batch: Batch, bootstrap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic loss (B, T-1) on replayed rewards; its gradient also shapes the features.
+
+        feat: (B, T, F) with gradient. bootstrap: (B, T), the imagined return from each posterior.
+        """
+        logits = self.critic(feat).float()[:, :-1]  # (B, T-1, bins)
+        with torch.no_grad():
+            slow_value = two_hot_mean(self.slow.module(feat[:, :-1]).float(), self.bins)
+            returns = lambda_return(
+                batch.reward.T,
+                batch.is_terminal.T.float(),
+                batch.is_last.T.float(),
+                bootstrap.T,
+                1.0 - 1.0 / self.options.discount_horizon,
+                self.options.lam,
+            ).T  # (B, T-1)
+            value = two_hot_mean(logits, self.bins)
+            error = returns - value
+        weight = (~batch.is_last[:, :-1]).float()
+        metrics = {
+            "value/temporal_difference": error.abs().mean(),
+            "value/explained_variance": 1.0 - error.var() / returns.var().clamp(min=1e-8),
+        }
+        return weight * self._critic_loss(logits, returns, slow_value), metrics
+
+    def _critic_loss(self, logits: Tensor, returns: Tensor, slow_value: Tensor) -> Tensor:
+        reg = self.options.slow_reg
+        if reg == 1.0:
+            return two_hot_loss(logits, [returns, slow_value], self.bins)
+        return two_hot_loss(logits, [returns], self.bins) + reg * two_hot_loss(logits, [slow_value], self.bins)

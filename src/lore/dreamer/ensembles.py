@@ -1,0 +1,105 @@
+"""Ensembles that measure doubt: bootstrapped critics and one-step predictors of the next latent.
+
+Both read detached features, so switching one on leaves every other weight as it was. Sources: Osband et al.
+2016 (arXiv 1602.04621, bootstrap masks); Sekar et al. 2020 (arXiv 2005.05960, disagreement).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lore.nn.distributions import one_hot, symexp_bins, two_hot_loss, two_hot_mean
+from lore.nn.layers import NORM_EPS, trunc_normal
+from lore.options import Size
+from lore.rng import generator
+from lore.types import Batch
+
+
+class MemberMLP(nn.Module):
+    """K two-layer networks side by side: (N, fan_in) -> (K, N, fan_out)."""
+
+    def __init__(self, members: int, fan_in: int, units: int, fan_out: int, rng: torch.Generator):
+        super().__init__()
+        self.weight_in = nn.Parameter(trunc_normal((members, fan_in, units), fan_in, 1.0, rng))
+        self.bias_in = nn.Parameter(torch.zeros(members, 1, units))
+        self.scale = nn.Parameter(torch.ones(members, 1, units))
+        self.weight_out = nn.Parameter(trunc_normal((members, units, fan_out), units, 1.0, rng))
+        self.bias_out = nn.Parameter(torch.zeros(members, 1, fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.matmul(x, self.weight_in) + self.bias_in  # (K, N, units)
+        hidden = F.silu(F.rms_norm(hidden, (hidden.shape[-1],), eps=NORM_EPS) * self.scale)
+        return torch.baddbmm(self.bias_out, hidden, self.weight_out)
+
+
+def bootstrap_mask(index: Tensor, members: int) -> Tensor:
+    """Which members learn from which replay row: (...) row numbers -> (K, ...) of 0 and 2, mean 1.
+
+    A fixed hash of the row, so that a member sees the same half of the data every time it comes up.
+    """
+    row = index.unsqueeze(0) * members + torch.arange(members, device=index.device).view(-1, *[1] * index.dim())
+    mixed = row * 2654435761 & 0xFFFFFFFF
+    mixed = (mixed ^ (mixed >> 15)) * 2246822519 & 0xFFFFFFFF
+    return 2.0 * (mixed >> 17 & 1).float()
+
+
+class CriticEnsemble(nn.Module):
+    """K critics, each taught by its own half of the rows; their variance is Var[V(s)]."""
+
+    bins: Tensor
+
+    def __init__(self, members: int, features: int, bins: int, size: Size, seed: int):
+        super().__init__()
+        self.members = members
+        self.net = MemberMLP(members, features, size.units, bins, generator(seed, "init/critic_ensemble"))
+        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+
+    def loss(self, feat: Tensor, returns: Tensor, index: Tensor) -> Tensor:
+        """feat (B, T, F), imagined returns from it (B, T), replay rows (B, T) -> loss (B, T)."""
+        logits = self.net(feat.detach().flatten(0, 1)).float().unflatten(1, index.shape)  # (K, B, T, bins)
+        target = returns.detach().expand(self.members, -1, -1)
+        return (bootstrap_mask(index, self.members) * two_hot_loss(logits, [target], self.bins)).mean(0)
+
+    @torch.no_grad()
+    def variance(self, feat: Tensor) -> Tensor:
+        """feat (N, F) -> variance of the members' values (N,), in squared return."""
+        return two_hot_mean(self.net(feat).float(), self.bins).var(0)
+
+
+class DisagreementEnsemble(nn.Module):
+    """K predictors of the next latent's class probabilities from feat and action."""
+
+    def __init__(self, members: int, features: int, num_actions: int, size: Size, seed: int):
+        super().__init__()
+        self.members, self.num_actions = members, num_actions
+        self.shape = (size.stoch, size.classes)
+        out = size.stoch * size.classes
+        rng = generator(seed, "init/disagreement_ensemble")
+        self.net = MemberMLP(members, features + num_actions, size.units, out, rng)
+
+    def _log_probs(self, feat: Tensor, action: Tensor) -> Tensor:
+        """feat (N, F), action (N,) -> (K, N, S, K') log-probabilities."""
+        inputs = torch.cat([feat.detach(), one_hot(action, self.num_actions, feat.dtype)], -1)
+        return self.net(inputs).float().unflatten(-1, self.shape).log_softmax(-1)
+
+    def loss(self, feat: Tensor, probs: Tensor, batch: Batch) -> Tensor:
+        """feat (B, T, F), posterior probs (B, T, S, K') -> cross-entropy (B, T-1); none across episodes."""
+        target = probs[:, 1:].detach()
+        log_probs = self._log_probs(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
+        log_probs = log_probs.unflatten(1, target.shape[:2])  # (K, B, T-1, S, K')
+        loss = -(target * log_probs).sum((-2, -1)) * bootstrap_mask(batch.index[:, :-1], self.members)
+        return (~batch.is_first[:, 1:]).float() * loss.mean(0)
+
+    @torch.no_grad()
+    def disagreement(self, feat: Tensor, policy: Tensor) -> Tensor:
+        """feat (N, F), action probabilities (N, A) -> expected variance over members (N,).
+
+        All A actions are imagined one step ahead in one call.
+        """
+        N, A = policy.shape
+        actions = torch.arange(A, device=feat.device).repeat(N)
+        probs = self._log_probs(feat.repeat_interleave(A, 0), actions).exp()
+        spread = probs.var(0).mean((-2, -1)).view(N, A)
+        return (policy * spread).sum(-1)

@@ -1,0 +1,54 @@
+"""Lambda-returns and the percentile scale of returns.
+
+Source: Hafner et al. 2023 (arXiv 2301.04104), section "Actor critic learning"; danijar/dreamerv3,
+dreamerv3/agent.py (lambda_return) and embodied/jax/utils.py (Normalize).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lambda_return(
+    reward: Tensor, terminal: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
+) -> Tensor:
+    """R_t = r_{t+1} + live_{t+1} * ((1 - c_{t+1}) * v_{t+1} + c_{t+1} * R_{t+1}); R_{L-1} = v_{L-1}.
+
+    All inputs (L, N), time first; live = discount * (1 - terminal), c = lam * (1 - last). A time-out (last without
+    terminal) bootstraps from the value, a terminal step does not. Returns (L-1, N).
+    """
+    live = discount * (1.0 - terminal[1:])
+    carry = lam * (1.0 - last[1:])
+    fixed = reward[1:] + live * (1.0 - carry) * value[1:]
+    decay = live * carry
+    out = torch.empty_like(fixed)
+    future = value[-1]
+    for t in range(len(fixed) - 1, -1, -1):
+        future = fixed[t] + decay[t] * future
+        out[t] = future
+    return out
+
+
+class ReturnScale:
+    """Moving 5th and 95th percentiles of returns; `scale` is their distance, at least `limit`."""
+
+    def __init__(self, rate: float, limit: float, low: float, high: float, device: torch.device | str = "cpu"):
+        self.rate, self.limit = rate, limit
+        self.quantiles = torch.tensor([low / 100.0, high / 100.0], device=device)
+        self.value = torch.zeros(2, device=device)  # low, high
+
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in returns of any shape; gives the scale after the update, 0-d."""
+        self.value.lerp_(torch.quantile(returns.float().flatten(), self.quantiles), self.rate)
+        return self.scale
+
+    @property
+    def scale(self) -> Tensor:
+        return (self.value[1] - self.value[0]).clamp(min=self.limit)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"value": self.value.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.value.copy_(state["value"])

@@ -1,0 +1,188 @@
+"""Recurrent state-space model: a block-diagonal GRU and 32 categorical latents.
+
+Source: Hafner et al. 2023 (arXiv 2301.04104), section "World model learning"; danijar/dreamerv3,
+dreamerv3/rssm.py. Letters: N any batch, B batch, T time, D deter, S latents, K classes, F = D + S*K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lore.nn.distributions import categorical_kl, one_hot, sample_index, straight_through, unimix_probs
+from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
+from lore.options import Size
+from lore.rng import generator
+from lore.types import Latent
+
+Policy = Callable[[Tensor], Tensor]
+"""Features (N, F) -> actions (N,), called once per imagined step."""
+
+
+@dataclass
+class Observed:
+    """A sequence seen through the posterior. feat: (B, T, F). probs: posterior (B, T, S, K) float32."""
+
+    feat: Tensor
+    probs: Tensor
+    latent: Latent
+
+
+@dataclass
+class Imagined:
+    """Time first. feat: (H+1, N, F), the start included. action: (H+1, N), the last taken at the last feat."""
+
+    feat: Tensor
+    action: Tensor
+
+
+class RSSM(nn.Module):
+    """h_t = core(h_{t-1}, z_{t-1}, a_{t-1}); posterior q(z_t | h_t, tokens_t); prior p(z_t | h_t)."""
+
+    def __init__(self, embed: int, num_actions: int, size: Size, unimix: float, free_nats: float, seed: int):
+        super().__init__()
+        rng = generator(seed, "init/rssm")
+        self.deter, self.stoch, self.classes, self.blocks = size.deter, size.stoch, size.classes, size.blocks
+        self.num_actions, self.unimix, self.free_nats = num_actions, unimix, free_nats
+        hidden, flat = size.hidden, size.stoch * size.classes
+        self.in_deter = Dense(size.deter, hidden, rng)
+        self.in_stoch = Dense(flat, hidden, rng)
+        self.in_action = Dense(num_actions, hidden, rng)
+        self.core_hidden = BlockLinear(size.blocks, size.deter + size.blocks * 3 * hidden, size.deter, rng)
+        self.core_norm = Norm(size.deter)
+        self.core_gates = BlockLinear(size.blocks, size.deter, 3 * size.deter, rng)
+        self.posterior_hidden = Dense(size.deter + embed, hidden, rng)
+        self.posterior_logits = Linear(hidden, flat, rng)
+        self.prior_net = MLP(size.deter, hidden, 2, rng, flat)
+
+    @property
+    def features(self) -> int:
+        """F: width of feat = [deter, one-hot stoch]."""
+        return self.deter + self.stoch * self.classes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.core_norm.scale.dtype
+
+    def initial(self, n: int, device: torch.device) -> Latent:
+        """Zero state. Its stoch is never read: is_first masks the one-hot latent as well."""
+        return Latent(
+            torch.zeros(n, self.deter, dtype=self.dtype, device=device),
+            torch.zeros(n, self.stoch, dtype=torch.uint8, device=device),
+        )
+
+    def feat(self, latent: Latent) -> Tensor:
+        """Latent (...) -> (..., F) in the compute dtype."""
+        hot = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
+        return torch.cat([latent.deter, hot], -1)
+
+    def core(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        """One recurrent step. deter (N, D), stoch (N, S*K), action (N, A) one-hot or zero -> deter (N, D).
+
+        Every block sees its own slice of deter and all of the inputs; the shared part of the block-diagonal
+        map is one dense product, the rest a batched one.
+        """
+        g, own = self.blocks, self.deter // self.blocks
+        shared = torch.cat([self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1)  # (N, 3h)
+        weight = self.core_hidden.weight  # (g, own + 3h, own)
+        dense = weight[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D)
+        grouped = deter.unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
+        mixed = torch.bmm(grouped, weight[:, :own]).transpose(0, 1).flatten(1)  # (N, D)
+        x = mixed + torch.addmm(self.core_hidden.bias, shared, dense)
+        x = self.core_gates(F.silu(self.core_norm(x)))  # (N, 3D): reset, candidate, update within each block
+        reset, candidate, update = x.unflatten(-1, (g, 3, own)).unbind(-2)  # (N, g, own) each
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        old = deter.unflatten(-1, (g, own))
+        return torch.lerp(old, candidate, update).flatten(1)
+
+    def prior_probs(self, deter: Tensor) -> Tensor:
+        """(..., D) -> prior probabilities (..., S, K), float32."""
+        return self._probs(self.prior_net(deter))
+
+    def posterior_probs(self, deter: Tensor, tokens: Tensor) -> Tensor:
+        """(N, D), (N, E) -> posterior probabilities (N, S, K), float32."""
+        return self._probs(self.posterior_logits(self.posterior_hidden(torch.cat([deter, tokens], -1))))
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        return unimix_probs(logits.float().unflatten(-1, (self.stoch, self.classes)), self.unimix)
+
+    def _sample(self, probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, S, K) -> class indices (N, S), one-hot (N, S*K) with the gradient of probs."""
+        index = sample_index(probs.detach(), uniform)
+        hot = straight_through(one_hot(index, self.classes, self.dtype), probs)
+        return index.to(torch.uint8), hot.flatten(-2)
+
+    def obs_step(
+        self, latent: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
+    ) -> Latent:
+        """One step of acting. latent (N), prev_action (N,), tokens (N, E), is_first (N,) -> latent (N)."""
+        uniform = torch.rand(len(tokens), self.stoch, generator=rng, device=tokens.device)
+        stoch = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
+        action = one_hot(prev_action, self.num_actions, self.dtype)
+        keep = (~is_first).to(self.dtype).unsqueeze(-1)
+        deter = self.core(latent.deter * keep, stoch * keep, action * keep)
+        index, _ = self._sample(self.posterior_probs(deter, tokens), uniform)
+        return Latent(deter, index)
+
+    def observe(
+        self, start: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
+    ) -> Observed:
+        """Posterior over a sequence. start (B), prev_action (B, T), tokens (B, T, E), is_first (B, T).
+
+        State and action are zeroed where is_first, so nothing crosses an episode boundary.
+        """
+        B, T = is_first.shape
+        uniform = torch.rand(T, B, self.stoch, generator=rng, device=tokens.device)
+        actions = one_hot(prev_action, self.num_actions, self.dtype)  # (B, T, A)
+        keep = (~is_first).to(self.dtype).unsqueeze(-1)  # (B, T, 1)
+        deter = start.deter
+        stoch = one_hot(start.stoch, self.classes, self.dtype).flatten(-2)
+        deters, stochs, indices, probs = [], [], [], []
+        for t in range(T):
+            k = keep[:, t]
+            deter = self.core(deter * k, stoch * k, actions[:, t] * k)
+            prob = self.posterior_probs(deter, tokens[:, t])
+            index, stoch = self._sample(prob, uniform[t])
+            deters.append(deter)
+            stochs.append(stoch)
+            indices.append(index)
+            probs.append(prob)
+        deter, stoch = torch.stack(deters, 1), torch.stack(stochs, 1)
+        latent = Latent(deter.detach(), torch.stack(indices, 1))
+        return Observed(torch.cat([deter, stoch], -1), torch.stack(probs, 1), latent)
+
+    def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
+        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) each, free nats applied."""
+        post = observed.probs
+        prior = self.prior_probs(observed.feat[..., : self.deter])
+        dyn = categorical_kl(post.detach(), prior).clamp(min=self.free_nats)
+        rep = categorical_kl(post, prior.detach()).clamp(min=self.free_nats)
+        return {"dyn": dyn, "rep": rep}
+
+    def prior_step(self, feat: Tensor, action: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """One imagined step: feat (N, F), action (N,), uniform (N, S) -> deter (N, D), stoch (N, S*K)."""
+        hot = one_hot(action, self.num_actions, self.dtype)
+        deter = self.core(feat[:, : self.deter], feat[:, self.deter :], hot)
+        _, stoch = self._sample(self.prior_probs(deter), uniform)
+        return deter, stoch
+
+    @torch.no_grad()
+    def imagine(self, start: Tensor, policy: Policy, horizon: int, rng: torch.Generator) -> Imagined:
+        """Roll the prior forward under `policy` from feats (N, F) for `horizon` steps, without gradient."""
+        N = len(start)
+        uniform = torch.rand(horizon, N, self.stoch, generator=rng, device=start.device)
+        feats = torch.empty(horizon + 1, N, self.features, dtype=self.dtype, device=start.device)
+        actions = torch.empty(horizon + 1, N, dtype=torch.long, device=start.device)
+        feats[0] = start
+        for t in range(horizon):
+            actions[t] = policy(feats[t])
+            deter, stoch = self.prior_step(feats[t], actions[t], uniform[t])
+            feats[t + 1, :, : self.deter] = deter
+            feats[t + 1, :, self.deter :] = stoch
+        actions[horizon] = policy(feats[horizon])
+        return Imagined(feats, actions)

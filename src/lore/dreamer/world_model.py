@@ -1,0 +1,58 @@
+"""World model: encoder, RSSM, decoder, reward and continue heads, and their losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lore.dreamer.networks import Decoder, Encoder
+from lore.dreamer.rssm import RSSM, Observed
+from lore.nn.distributions import symexp_bins, two_hot_loss, two_hot_mean
+from lore.nn.layers import MLP
+from lore.options import Agent, Size
+from lore.rng import generator
+from lore.types import Batch, ObsSpec
+
+
+class WorldModel(nn.Module):
+    """Learns to encode observations and to predict what follows (arXiv 2301.04104, "World model learning")."""
+
+    bins: Tensor
+
+    def __init__(self, spec: dict[str, ObsSpec], num_actions: int, options: Agent, size: Size, seed: int):
+        super().__init__()
+        self.encoder = Encoder(spec, size, seed)
+        self.rssm = RSSM(self.encoder.out, num_actions, size, options.unimix, options.free_nats, seed)
+        self.decoder = Decoder(spec, size, seed)
+        features = self.rssm.features
+        self.reward = MLP(features, size.units, 1, generator(seed, "init/reward"), options.bins, scale=0.0)
+        self.cont = MLP(features, size.units, 1, generator(seed, "init/cont"), 1)
+        self.discount = 1.0 - 1.0 / options.discount_horizon
+        self.register_buffer("bins", symexp_bins(options.bins), persistent=False)
+
+    def encode(self, obs: dict[str, Tensor]) -> Tensor:
+        """obs key -> (N, *shape) to tokens (N, E)."""
+        return self.encoder(obs, self.rssm.dtype)
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Observed]:
+        """Losses by name, each (B, T), and the posterior sequence."""
+        B, T = batch.is_first.shape
+        flat_obs = {k: v.flatten(0, 1) for k, v in batch.obs.items()}  # (B*T, *shape)
+        tokens = self.encode(flat_obs).unflatten(0, (B, T))
+        observed = self.rssm.observe(batch.context, batch.prev_action, tokens, batch.is_first, rng)
+        feat = observed.feat.flatten(0, 1)  # (B*T, F)
+        losses = self.rssm.kl_losses(observed)
+        losses["obs"] = torch.stack(list(self.decoder.losses(self.decoder(feat), flat_obs).values())).sum(0)
+        losses["reward"] = two_hot_loss(self.reward(feat).float(), [batch.reward.flatten()], self.bins)
+        target = self.discount * (~batch.is_terminal).float().flatten()
+        losses["cont"] = F.binary_cross_entropy_with_logits(
+            self.cont(feat).float().squeeze(-1), target, reduction="none"
+        )
+        return {k: v.view(B, T) for k, v in losses.items()}, observed
+
+    @torch.no_grad()
+    def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """feat (..., F) -> reward (...), and discount times the probability of going on (...); float32."""
+        reward = two_hot_mean(self.reward(feat).float(), self.bins)
+        return reward, torch.sigmoid(self.cont(feat).float().squeeze(-1))

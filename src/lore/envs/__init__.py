@@ -1,0 +1,19 @@
+"""MiniGrid and BabyAI tasks, side by side, as arrays of the agent's own view."""
+
+from lore.envs.make import make_env, make_vec
+from lore.envs.minigrid import MODES, MiniGridAdapter
+from lore.envs.privileged import Distances, distances, layout_hash
+from lore.envs.vector import EpisodicEnv, VectorEnv, episode_seed
+
+__all__ = [
+    "MODES",
+    "Distances",
+    "EpisodicEnv",
+    "MiniGridAdapter",
+    "VectorEnv",
+    "distances",
+    "episode_seed",
+    "layout_hash",
+    "make_env",
+    "make_vec",
+]

@@ -1,0 +1,234 @@
+"""Several environments side by side, as rows of arrays, with episodes that can be saved and replayed.
+
+A row is one observation with the reward that led to it. When an episode ends, its last row is delivered with
+is_last (and is_terminal unless the time was up); the next `step` ignores that environment's action and
+delivers the first row of its next episode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from lore.types import FLAGS, Episode, ObsSpec
+
+Obs = dict[str, np.ndarray]
+SPLITS = ("train", "eval")
+_HALF = 1 << 31  # training seeds lie below, evaluation seeds from here up to 2 * _HALF
+
+
+class EpisodicEnv(Protocol):
+    """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
+
+    `reset` returns info["layout"]: str. `step` returns info["raw_reward"]: the reward without shaping.
+    An episode must follow from its seed and the actions alone, however often the object was used before.
+    """
+
+    obs_spec: dict[str, ObsSpec]
+    action_names: list[str]
+
+    def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]: ...
+
+    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]: ...
+
+
+@dataclass
+class _Running:
+    """The episode an environment is in."""
+
+    episode: int = -1
+    seed: int = 0
+    layout: str = ""
+    actions: list[int] = field(default_factory=list)
+    return_: float = 0.0
+    shaped_return: float = 0.0
+    is_last: bool = False
+
+
+def episode_seed(split: str, run_seed: int, num_envs: int, env: int, episode: int) -> int:
+    """Seed of one episode, in [0, 2**32).
+
+    Training: from (run seed, env, episode), below 2**31. Evaluation: from the global index
+    episode * num_envs + env alone, at or above 2**31: the first 100 are one set for every run
+    and num_envs.
+    """
+    if split == "eval":
+        return _HALF + _hash(episode * num_envs + env)
+    return _hash(run_seed, env, episode)
+
+
+class VectorEnv:
+    """Environments side by side, with next-step autoreset.
+
+    factories: one for each environment, called once. seed: of the run. split: "train" or "eval".
+    An observation is a dict: each key of `obs_spec` (N, *shape), reward float32 (N,), and is_first, is_last,
+    is_terminal bool (N,). Returned arrays are fresh at every step.
+
+    transitions: environment steps made since `reset`; resets are none. finished: ended episodes until
+    `pop_episodes`. arms: who advises each environment's episodes; set it, it stays until set again.
+    """
+
+    def __init__(self, factories: Sequence[Callable[[], EpisodicEnv]], seed: int, *, split: str) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not known; one of {', '.join(SPLITS)}")
+        if not factories:
+            raise ValueError("a VectorEnv needs at least one environment")
+        self.envs = [factory() for factory in factories]
+        self.num_envs, self.seed, self.split = len(self.envs), seed, split
+        self.obs_spec, self.action_names = self.envs[0].obs_spec, self.envs[0].action_names
+        self.num_actions = len(self.action_names)
+        for env in self.envs[1:]:
+            if env.obs_spec != self.obs_spec or env.action_names != self.action_names:
+                raise ValueError("environments side by side must share observations and actions")
+        self.transitions = 0
+        self.arms = ["none"] * self.num_envs
+        self.finished: list[Episode] = []
+        self._running = [_Running() for _ in self.envs]
+        self._obs: Obs = {}
+
+    def reset(self) -> Obs:
+        """Start episode 0 everywhere; the count of transitions and the finished episodes start anew too."""
+        self.transitions, self.finished = 0, []
+        self._obs = self._empty()
+        for i in range(self.num_envs):
+            self._begin(i, 0)
+        return dict(self._obs)
+
+    def step(self, actions: np.ndarray) -> Obs:
+        """actions: integers (N,) in [0, num_actions); ignored where the last row was is_last.
+
+        Raises RuntimeError before the first reset, ValueError for a wrong shape or an unknown action.
+        """
+        if not self._obs:
+            raise RuntimeError("call reset() before step()")
+        chosen = np.asarray(actions).tolist()
+        if not isinstance(chosen, list) or len(chosen) != self.num_envs:
+            raise ValueError(f"actions of shape {np.shape(actions)}, expected ({self.num_envs},)")
+        self._obs = self._empty()
+        ended: list[int] = []
+        for i, run in enumerate(self._running):
+            if run.is_last:
+                self._begin(i, run.episode + 1)
+                continue
+            self._advance(i, chosen[i])
+            self.transitions += 1
+            if run.is_last:
+                ended.append(i)
+        self.finished.extend(self._episode(i) for i in ended)
+        return dict(self._obs)
+
+    @property
+    def observation(self) -> Obs:
+        """The rows last delivered; after `load_state_dict`, those of the stored moment."""
+        return dict(self._obs)
+
+    def pop_episodes(self) -> list[Episode]:
+        """The episodes that ended since the last call, in order."""
+        finished, self.finished = self.finished, []
+        return finished
+
+    def close(self) -> None:
+        self.envs = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists: which episodes run and what was done in them."""
+        if not self._obs:
+            raise RuntimeError("call reset() before state_dict()")
+        return {
+            **self._identity(),
+            "transitions": self.transitions,
+            "episodes": [run.episode for run in self._running],
+            "actions": [list(run.actions) for run in self._running],
+            "rows": [self._row_hash(i) for i in range(self.num_envs)],
+            "arms": list(self.arms),
+            "finished": [list(astuple(episode)) for episode in self.finished],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a stored moment: re-seed each running episode and repeat its actions.
+
+        Raises ValueError if the state is of another kind of VectorEnv or if the repeated episode does not
+        end in the stored row.
+        """
+        for key, value in self._identity().items():
+            if state[key] != value:
+                raise ValueError(f"stored environments have {key} {state[key]!r}, this run has {value!r}")
+        self._obs = self._empty()
+        for i, (episode, actions) in enumerate(zip(state["episodes"], state["actions"], strict=True)):
+            self._begin(i, episode)
+            for action in actions:
+                if self._running[i].is_last:
+                    break
+                self._advance(i, action)
+            if self._running[i].actions != actions or self._row_hash(i) != state["rows"][i]:
+                raise ValueError(
+                    f"environment {i}, episode {episode}: repeating its {len(actions)} actions does not "
+                    "lead to the stored observation; env.*, obs, or the version of minigrid or numpy differ"
+                )
+        self.transitions = state["transitions"]
+        self.arms = list(state["arms"])
+        self.finished = [Episode(*values) for values in state["finished"]]
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self.seed, "split": self.split, "num_envs": self.num_envs}
+
+    def _begin(self, i: int, episode: int) -> None:
+        seed = episode_seed(self.split, self.seed, self.num_envs, i, episode)
+        obs, info = self.envs[i].reset(seed=seed)
+        self._running[i] = _Running(episode, seed, info["layout"])
+        self._write(i, obs, 0.0, (True, False, False))
+
+    def _advance(self, i: int, action: int) -> None:
+        if not 0 <= action < self.num_actions:
+            raise ValueError(f"action {action} of environment {i} is not in [0, {self.num_actions})")
+        obs, reward, terminated, truncated, info = self.envs[i].step(action)
+        run = self._running[i]
+        run.actions.append(action)
+        run.return_ += info["raw_reward"]
+        run.shaped_return += reward
+        run.is_last = terminated or truncated
+        self._write(i, obs, reward, (False, run.is_last, terminated))
+
+    def _episode(self, i: int) -> Episode:
+        run = self._running[i]
+        return Episode(
+            env_step=self.transitions,
+            env=i,
+            episode=run.episode,
+            seed=run.seed,
+            layout=run.layout,
+            return_=run.return_,
+            length=len(run.actions),
+            success=run.return_ > 0,
+            shaped_return=run.shaped_return,
+            arm=self.arms[i],
+        )
+
+    def _write(self, i: int, obs: Obs, reward: float, flags: tuple[bool, bool, bool]) -> None:
+        for key in self.obs_spec:
+            self._obs[key][i] = obs[key]
+        self._obs["reward"][i] = reward
+        for key, flag in zip(FLAGS, flags, strict=True):
+            self._obs[key][i] = flag
+
+    def _empty(self) -> Obs:
+        n = self.num_envs
+        obs: Obs = {key: np.empty((n, *spec.shape), spec.dtype) for key, spec in self.obs_spec.items()}
+        obs["reward"] = np.empty(n, np.float32)
+        for key in FLAGS:
+            obs[key] = np.empty(n, bool)
+        return obs
+
+    def _row_hash(self, i: int) -> int:
+        digest = hashlib.blake2b(digest_size=7)
+        for key in sorted(self._obs):
+            digest.update(self._obs[key][i].tobytes())
+        return int.from_bytes(digest.digest(), "big")
+
+
+def _hash(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) % _HALF

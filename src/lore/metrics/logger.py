@@ -1,0 +1,167 @@
+"""The record of a run: JSONL files first, W&B and the terminal as views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lore.metrics.jsonl import JsonlFile
+from lore.metrics.summary import STATUSES, plain, write_json
+from lore.metrics.terminal import Terminal
+from lore.metrics.view import View
+from lore.metrics.wandb_sink import WandbSink
+from lore.options import Logger
+from lore.types import Episode
+
+METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
+
+
+class RunLogger:
+    """Writes metrics.jsonl, episodes.jsonl and summary.json of one run folder and feeds the views.
+
+    Use it as a context manager: leaving by an exception closes W&B and the terminal as well ("failed", or
+    "interrupted" for KeyboardInterrupt). A folder that holds rows already needs `load_state_dict` (resume)
+    or `restart` before the first new row.
+    """
+
+    def __init__(
+        self, run_dir: Path, options: Logger, cfg_dict: Mapping[str, Any], env_step0: int = 0
+    ) -> None:
+        """cfg_dict: the resolved config; env.id and run.steps are read. env_step0: where the view starts.
+
+        Raises OSError when the folder cannot be written, ValueError for an unknown mode in `options`.
+        """
+        view = View(cfg_dict["env"]["id"], run_dir, cfg_dict["run"]["steps"], env_step0)
+        self._terminal = Terminal(options.terminal, view)
+        self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say)
+        self._dir = run_dir
+        self._files = {name: JsonlFile(run_dir / name) for name in (METRICS, EPISODES)}
+        self._ready = all(file.size == 0 for file in self._files.values())
+        self._rows = 0
+        self._closed = False
+
+    @property
+    def wandb_errors(self) -> dict[str, int]:
+        """Failures of W&B so far in this run: exception class -> times."""
+        return dict(self._wandb.errors)
+
+    def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
+        """Append {"env_step": env_step, **values} to metrics.jsonl.
+
+        Tensors and arrays become numbers and lists, numbers that are not finite null.
+        Raises ValueError when `values` has an env_step of its own, OSError when the disk is full.
+        """
+        if "env_step" in values:
+            raise ValueError("env_step is an argument of metrics(), not one of its values")
+        row = plain({"env_step": env_step, **values})
+        self._append(METRICS, row)
+        self._rows += 1
+        self._wandb.row(self._rows - 1, row)
+        self._terminal.metrics(env_step, row)
+
+    def evaluation(
+        self,
+        env_step: int,
+        success: float,
+        greedy: float | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A row with eval/success (sampled policy), eval/success_greedy if measured, and further `values`."""
+        scores = {"eval/success": success} | ({} if greedy is None else {"eval/success_greedy": greedy})
+        self.metrics(env_step, {**scores, **(values or {})})
+        self._terminal.evaluation(env_step, success, greedy)
+
+    def episode(self, ep: Episode) -> None:
+        """Append a finished training episode to episodes.jsonl."""
+        row = {
+            "env_step": ep.env_step,
+            "env": ep.env,
+            "episode": ep.episode,
+            "seed": ep.seed,
+            "layout": ep.layout,
+            "return": ep.return_,
+            "length": ep.length,
+            "success": ep.success,
+            "shaped_return": ep.shaped_return,
+            "arm": ep.arm,
+        }
+        self._append(EPISODES, row)
+        self._terminal.episode(ep)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write summary.json (see `make_summary`): a reader sees the old one or the new one, never a part."""
+        write_json(self._dir / "summary.json", values)
+        self._wandb.summary(plain(values))
+
+    def say(self, text: str) -> None:
+        """Show a line on the terminal that stays."""
+        self._terminal.say(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Byte lengths of the JSONL files, put on the disk first, and the counts: for a checkpoint."""
+        offsets = {name: file.sync() for name, file in self._files.items()}
+        self._terminal.saved()
+        return {
+            "offsets": offsets,
+            "rows": self._rows,
+            "wandb_errors": self.wandb_errors,
+            "view": self._terminal.view.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`: drops the rows written since, a torn one among them.
+
+        Raises ValueError, naming the file and changing none, when a file does not reach its offset.
+        """
+        for name, file in self._files.items():
+            file.check(state["offsets"][name])
+        for name, file in self._files.items():
+            file.truncate(state["offsets"][name])
+        self._rows, self._ready = state["rows"], True
+        self._wandb.errors.update(state["wandb_errors"])
+        self._terminal.view.load_state_dict(state["view"])
+
+    def restart(self) -> None:
+        """Drop all rows: for a run that was killed before its first checkpoint and starts from step 0."""
+        for file in self._files.values():
+            file.truncate(0)
+        self._rows, self._ready = 0, True
+
+    def close(self, status: str, next_step: str = "") -> None:
+        """End the views and close the files. A second call does nothing.
+
+        status: finished, failed, interrupted (or running: paused). next_step: the command to try next, shown
+        last. Raises ValueError for another status.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
+        if self._closed:
+            return
+        self._closed = True
+        for file in self._files.values():
+            file.close()
+        try:
+            self._terminal.close(status, next_step)
+        finally:
+            self._wandb.finish(1 if status == "failed" else 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close("finished")
+        else:
+            self.close("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if not self._ready:
+            raise ValueError(
+                f"{self._files[name].path.parent} holds the rows of another run: "
+                "continue it from its checkpoint, restart it, or choose another folder"
+            )
+        self._files[name].append(row)

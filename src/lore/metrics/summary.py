@@ -1,0 +1,112 @@
+"""summary.json: what a run came to, in the keys other programs rely on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+STATUSES = ("running", "finished", "failed", "interrupted")
+Curve = Sequence[Sequence[float]]
+
+
+def steps_to_90(curve: Curve, level: float = 0.9) -> int | None:
+    """Environment step of the first of two consecutive evaluations at or above `level`, else None.
+
+    curve: [[env_step, success], ...] in order of env_step.
+    """
+    for (step, first), (_, second) in itertools.pairwise(curve):
+        if first >= level and second >= level:
+            return int(step)
+    return None
+
+
+def auc(curve: Curve) -> float | None:
+    """Mean success over the evaluations of `curve` ([[env_step, success], ...]); None without any."""
+    return math.fsum(success for _, success in curve) / len(curve) if curve else None
+
+
+def make_summary(
+    *,
+    env_id: str,
+    arm: str,
+    seed: int,
+    env_steps: int,
+    gradient_steps: int,
+    wall_s: float,
+    status: str,
+    eval_curve: Curve,
+    eval_success_greedy: float | None,
+) -> dict[str, Any]:
+    """All keys of summary.json.
+
+    arm: how the run is advised ("none" without advice). wall_s: seconds of training over all sessions of
+    the run. eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is its last
+    value (None before the first evaluation). eval_success_greedy: greedy policy at the same moment.
+
+    Until runs have an adviser, the advice keys say so: eval_success_advised and cache_hit_rate are None (not
+    measured), llm_calls_used, llm_cost_usd and the influence are zero. Until runs have a health monitor,
+    alerts is empty.
+
+    Raises ValueError for an unknown status.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
+    curve = [[int(step), float(success)] for step, success in eval_curve]
+    return {
+        "env_id": env_id,
+        "arm": arm,
+        "seed": seed,
+        "env_steps": env_steps,
+        "gradient_steps": gradient_steps,
+        "wall_s": wall_s,
+        "status": status,
+        "eval_success": curve[-1][1] if curve else None,
+        "eval_success_greedy": eval_success_greedy,
+        "eval_success_advised": None,
+        "eval_curve": curve,
+        "steps_to_90": steps_to_90(curve),
+        "auc": auc(curve),
+        "llm_calls_used": 0,
+        "llm_cost_usd": 0.0,
+        "cache_hit_rate": None,
+        "influence": {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0},
+        "alerts": {},
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: tensors and arrays become numbers and lists, non-finite numbers None."""
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises OSError when the disk refuses and TypeError for what JSON cannot hold; the old file then stands.
+    """
+    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    part = path.with_name(path.name + ".tmp")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""What the terminal shows, as a value and as text."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WINDOW = 20  # training episodes in the success window
+SPEED_S = 60.0  # seconds over which speed is measured
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass
+class View:
+    """A run as the terminal sees it. Times are seconds of one clock; speeds are per second."""
+
+    env_id: str
+    run_dir: Path
+    steps: int  # environment steps the run is to make
+    env_step: int = 0
+    gradient_steps: int = 0
+    started: float = 0.0
+    now: float = 0.0
+    episodes: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    evaluations: list[list[Any]] = field(default_factory=list)  # [env_step, sampled, greedy or None]
+    saved_step: int | None = None
+    marks: deque[tuple[float, int, int]] = field(default_factory=deque)  # (time, env_step, gradient_steps)
+
+    def tick(self, now: float, env_step: int, gradient_steps: int | None = None) -> None:
+        """The run has reached `env_step` at time `now`."""
+        self.now = now
+        self.env_step = max(self.env_step, env_step)
+        if gradient_steps is not None:
+            self.gradient_steps = gradient_steps
+        if not self.marks or now - self.marks[-1][0] >= 1.0:
+            self.marks.append((now, self.env_step, self.gradient_steps))
+        while len(self.marks) > 2 and now - self.marks[1][0] > SPEED_S:
+            self.marks.popleft()
+
+    @property
+    def success(self) -> float | None:
+        """Share of successes in the last training episodes; None before the first."""
+        return sum(self.episodes) / len(self.episodes) if self.episodes else None
+
+    @property
+    def speed(self) -> tuple[float, float]:
+        """Environment steps and gradient steps a second, evaluations included; zeros until it is known."""
+        if not self.marks or self.now <= self.marks[0][0]:
+            return 0.0, 0.0
+        then, env_step, gradient_steps = self.marks[0]
+        return (self.env_step - env_step) / (self.now - then), (self.gradient_steps - gradient_steps) / (
+            self.now - then
+        )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until `steps` at the present speed; None until it is known."""
+        speed = self.speed[0]
+        return max(self.steps - self.env_step, 0) / speed if speed > 0 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to show the same windows."""
+        return {
+            "env_step": self.env_step,
+            "gradient_steps": self.gradient_steps,
+            "episodes": list(self.episodes),
+            "evaluations": [list(row) for row in self.evaluations],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, with the clock of speeds started afresh."""
+        self.env_step = max(self.env_step, state["env_step"])
+        self.gradient_steps = state["gradient_steps"]
+        self.episodes = deque(state["episodes"], maxlen=WINDOW)
+        self.evaluations = [list(row) for row in state["evaluations"]]
+        self.saved_step = self.env_step
+        self.marks.clear()
+        self.tick(self.now, self.env_step)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as m:ss or h:mm:ss; "-" for None."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage; "-" for None."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """The last `width` shares in [0, 1] as bars."""
+    return "".join(BARS[min(max(int(value * len(BARS)), 0), len(BARS) - 1)] for value in values[-width:])
+
+
+def evaluation_text(view: View) -> str:
+    """The latest evaluation, e.g. "92 % sampled, 97 % greedy"; "-" before the first."""
+    if not view.evaluations:
+        return "-"
+    _, sampled, greedy = view.evaluations[-1]
+    return f"{share(sampled)} sampled" + ("" if greedy is None else f", {share(greedy)} greedy")
+
+
+def speed_text(view: View) -> str:
+    """Both speeds in words."""
+    env_speed, gradient_speed = view.speed
+    return f"{env_speed:.1f} env steps/s, {gradient_speed:.1f} gradient steps/s"
+
+
+def saved_text(view: View) -> str:
+    """The step of the last save; "not yet" before the first."""
+    return "not yet" if view.saved_step is None else f"step {view.saved_step}"
+
+
+def plain_line(view: View) -> str:
+    """The whole view on one line, for a log file."""
+    return (
+        f"step {view.env_step}/{view.steps}"
+        f" | success {share(view.success)} (last {len(view.episodes)} episodes)"
+        f" | evaluation {evaluation_text(view)} | {speed_text(view)} | left {duration(view.seconds_left)}"
+        f" | saved: {saved_text(view)}"
+    )
+
+
+def closing_line(view: View, status: str) -> str:
+    """What the run came to."""
+    line = f"{status} at step {view.env_step} of {view.steps} after {duration(view.now - view.started)}"
+    if view.evaluations:
+        line += f"; success in the last evaluation (step {view.evaluations[-1][0]}): {evaluation_text(view)}"
+    return line

@@ -1,0 +1,121 @@
+"""The distributions of DreamerV3: symlog, two-hot over symexp bins, categoricals with a uniform share.
+
+Mathematics only: numbers and tensors in, tensors out. Everything here expects float32.
+Source: Hafner et al. 2023 (arXiv 2301.04104), sections "Robust predictions" and "World model learning".
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW_CLASSES = 16  # below this, softmax over the innermost axis is several times slower than over the first
+
+
+def symlog(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def symexp_bins(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Bin centres: symexp of `count` equal steps on [-20, 20], exactly antisymmetric. count is odd.
+
+    Raises ValueError for an even count: the middle bin must be exactly zero.
+    """
+    if count % 2 == 0:
+        raise ValueError(f"agent.bins must be odd, so that one bin is exactly zero, not {count}")
+    half = symexp(torch.linspace(-20.0, 0.0, (count - 1) // 2 + 1, device=device))
+    return torch.cat([half, -half[:-1].flip(0)])
+
+
+def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two bins next to x and the weight of the upper one: (below, above, weight), each x.shape.
+
+    weight * bins[above] + (1 - weight) * bins[below] == x within the range of the bins.
+    """
+    above = torch.searchsorted(bins, x.contiguous(), right=True).clamp(1, len(bins) - 1)
+    below = above - 1
+    low, high = bins[below], bins[above]
+    return below, above, ((x - low) / (high - low)).clamp(0.0, 1.0)
+
+
+def two_hot_loss(logits: Tensor, targets: list[Tensor], bins: Tensor) -> Tensor:
+    """Sum over targets of the cross-entropy from two_hot(target) to softmax(logits).
+
+    logits: (..., bins). targets: each (...), without gradient. Returns (...).
+    No target distribution is built: a cross-entropy with two non-zero entries needs two logits.
+    """
+    loss = len(targets) * torch.logsumexp(logits, -1)
+    for target in targets:
+        below, above, weight = two_hot(target.detach(), bins)
+        picked = logits.gather(-1, torch.stack([below, above], -1))
+        loss = loss - torch.lerp(picked[..., 0], picked[..., 1], weight)
+    return loss
+
+
+def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Expected value of softmax(logits) over antisymmetric bins: (..., bins) -> (...).
+
+    Bins of opposite sign are paired before they are summed, so that equal logits give exactly zero.
+    """
+    probs = logits.softmax(-1)
+    half = len(bins) // 2
+    return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
+
+
+def unimix_probs(logits: Tensor, mix: float) -> Tensor:
+    """(1 - mix) * softmax(logits) + mix * uniform, over the last axis."""
+    classes = logits.shape[-1]
+    if classes < FEW_CLASSES:
+        probs = logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
+    else:
+        probs = logits.softmax(-1)
+    return (1.0 - mix) * probs + mix / classes
+
+
+def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse-CDF sample. probs: (..., K). uniform: (...) in [0, 1). Returns class indices (...)."""
+    cdf = probs.cumsum(-1)
+    index = torch.searchsorted(cdf, uniform.unsqueeze(-1), right=True).squeeze(-1)
+    return index.clamp_(max=probs.shape[-1] - 1)
+
+
+def one_hot(index: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """(...) -> (..., classes)."""
+    out = torch.zeros(*index.shape, classes, dtype=dtype, device=index.device)
+    return out.scatter_(-1, index.long().unsqueeze(-1), 1)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hot: Tensor, probs: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.dtype = probs.dtype
+        return hot.view_as(hot)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        return None, grad.to(ctx.dtype)
+
+
+def straight_through(hot: Tensor, probs: Tensor) -> Tensor:
+    """The sample `hot` going forward, the gradient of `probs` coming back (Bengio et al. 2013)."""
+    return _StraightThrough.apply(hot, probs)
+
+
+def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of probabilities (..., S, K), summed over S and K: (...)."""
+    return (p * (p.log() - q.log())).sum((-2, -1))
+
+
+def categorical_entropy(p: Tensor) -> Tensor:
+    """Entropy of probabilities (..., S, K), summed over S: (...)."""
+    return -(p * p.log()).sum((-2, -1))
+
+
+def class_loss(logits: Tensor, index: Tensor) -> Tensor:
+    """Cross-entropy to class indices: logits (..., K), index (...) -> (...)."""
+    return F.cross_entropy(logits.flatten(0, -2), index.flatten().long(), reduction="none").view(index.shape)

@@ -1,0 +1,121 @@
+"""Layers of the published DreamerV3 networks: RMS norm, SiLU, truncated-normal kernels, block-diagonal maps.
+
+Source: danijar/dreamerv3, embodied/jax/nets.py (initialisation, norm and block layout).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-4
+TRUNCATION = 1.1368  # standard deviation of a unit normal cut at two sigma, inverted
+
+
+def trunc_normal(shape: Sequence[int], fan_in: int, scale: float, rng: torch.Generator) -> Tensor:
+    """A kernel with standard deviation scale / sqrt(fan_in), cut at two sigma; zeros for scale 0."""
+    kernel = torch.empty(*shape)
+    nn.init.trunc_normal_(kernel, 0.0, 1.0, -2.0, 2.0, generator=rng)
+    return kernel.mul_(TRUNCATION * scale / math.sqrt(fan_in))
+
+
+class Linear(nn.Module):
+    """(..., fan_in) -> (..., fan_out)."""
+
+    def __init__(self, fan_in: int, fan_out: int, rng: torch.Generator, scale: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(trunc_normal((fan_out, fan_in), fan_in, scale, rng))
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class BlockLinear(nn.Module):
+    """Block-diagonal map: `blocks` independent maps side by side, stored (blocks, in, out) for bmm.
+
+    The fan-in is that of the whole layer, as in the official initialisation.
+    """
+
+    def __init__(self, blocks: int, fan_in: int, fan_out: int, rng: torch.Generator, scale: float = 1.0):
+        super().__init__()
+        self.blocks = blocks
+        shape = (blocks, fan_in // blocks, fan_out // blocks)
+        self.weight = nn.Parameter(trunc_normal(shape, fan_in, scale, rng))
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, fan_in), grouped by block, -> (N, fan_out), grouped by block."""
+        grouped = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (g, N, i)
+        out = torch.bmm(grouped, self.weight).transpose(0, 1).flatten(1)  # (N, g*o)
+        return out + self.bias
+
+
+class Norm(nn.Module):
+    """RMS norm over the last axis with a learned scale."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.scale, NORM_EPS)
+
+
+class Conv(nn.Module):
+    """5x5 'same' convolution in NCHW."""
+
+    def __init__(self, fan_in: int, fan_out: int, rng: torch.Generator, kernel: int = 5):
+        super().__init__()
+        shape = (fan_out, fan_in, kernel, kernel)
+        self.weight = nn.Parameter(trunc_normal(shape, fan_in * kernel * kernel, 1.0, rng))
+        self.bias = nn.Parameter(torch.zeros(fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding="same")
+
+
+class ChannelNorm(Norm):
+    """RMS norm over the channels of an NCHW tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Dense(nn.Module):
+    """Linear, norm, SiLU: the block that every network repeats."""
+
+    def __init__(self, fan_in: int, units: int, rng: torch.Generator):
+        super().__init__()
+        self.linear = Linear(fan_in, units, rng)
+        self.norm = Norm(units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(self.linear(x)))
+
+
+class MLP(nn.Module):
+    """`layers` Dense blocks and, where fan_out is given, a linear output."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        units: int,
+        layers: int,
+        rng: torch.Generator,
+        fan_out: int | None = None,
+        scale: float = 1.0,
+    ):
+        super().__init__()
+        sizes = [fan_in] + [units] * layers
+        blocks: list[nn.Module] = [Dense(i, o, rng) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+        if fan_out is not None:
+            blocks.append(Linear(sizes[-1], fan_out, rng, scale))
+        self.layers = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

@@ -1,0 +1,152 @@
+"""Every option of a run as plain dataclasses: types, defaults and one comment per field.
+
+The YAML files in `lore/conf` hold the values, `lore/config.py` gives Hydra these types and checks
+combinations. Nothing here imports Hydra, so the classes that take an options object do not either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class BadInput(ValueError):
+    """What was asked for cannot be run: exit status 2 and one line `key: what is wrong; what is right`."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key = key
+
+
+@dataclass
+class Run:
+    """Length and rhythm of a run. Every count is in environment steps, summed over the environments."""
+
+    steps: int = 10_000  # environment steps of the whole run, prefill included
+    envs: int = 1  # environments side by side
+    prefill: int = 300  # uniformly random steps before the first gradient step
+    eval_every: int = 500  # 0 switches evaluation off
+    eval_episodes: int = 100  # held-out episodes an evaluation
+    eval_envs: int = 25  # environments side by side in evaluation; divides eval_episodes
+    eval_greedy: bool = True  # evaluate the greedy policy beside the sampled one
+    save_every: int = 500  # distance of checkpoints
+    log_every: int = 100  # distance of rows in metrics.jsonl
+    dir: str = ""  # run folder; filled in at start
+
+
+@dataclass
+class Env:
+    """The task."""
+
+    id: str = "MiniGrid-DoorKey-5x5-v0"  # any registered MiniGrid or BabyAI id
+    actions: str = "all"  # all | useful: leave out the actions that the task never needs
+    shaping: float = 0.0  # coefficient of the potential-based shaping reward; 0 is off
+    max_steps: int | None = None  # time limit of an episode in steps; null keeps the task's own
+
+
+@dataclass
+class Size:
+    """Widths of all networks. The names and numbers are those of the official DreamerV3 configs."""
+
+    deter: int = 512  # units of the recurrent state
+    hidden: int = 64  # width of the RSSM's hidden layers
+    classes: int = 4  # classes of each categorical latent
+    units: int = 64  # width of encoder, decoder and heads
+    depth: int = 4  # base channels of the image encoder and decoder
+    stoch: int = 32  # categorical latents
+    blocks: int = 8  # diagonal blocks of the recurrent layer; divides deter
+
+
+@dataclass
+class Replay:
+    """Memory of past experience."""
+
+    capacity: int = 100_000  # environment steps kept, summed over the environments
+
+
+def _scales() -> dict[str, float]:
+    return {
+        "obs": 1.0,
+        "reward": 1.0,
+        "cont": 1.0,
+        "dyn": 1.0,
+        "rep": 0.1,
+        "actor": 1.0,
+        "critic": 1.0,
+        "replay_critic": 0.3,
+        "critic_ensemble": 1.0,
+        "disagreement_ensemble": 1.0,
+    }
+
+
+@dataclass
+class Agent:
+    """DreamerV3's learning rule; `random` uses the name only."""
+
+    name: str = "dreamer"  # dreamer | random
+    batch_size: int = 8  # sequences a gradient step, B
+    seq_len: int = 32  # steps a sequence, T
+    train_ratio: float = 160.0  # replayed steps trained on for each environment step
+    horizon: int = 15  # imagined steps, H
+    discount_horizon: int = 333  # 1 / (1 - discount), in steps
+    lam: float = 0.95  # lambda of the returns
+    entropy: float = 3e-4  # coefficient of the actor's entropy bonus
+    lr: float = 3e-4  # learning rate of the one optimiser (LaProp)
+    warmup: int = 200  # updates over which the learning rate rises linearly from 0
+    agc: float = 0.3  # adaptive gradient clipping: largest gradient norm / weight norm, per tensor
+    beta1: float = 0.9  # LaProp: decay of the momentum
+    beta2: float = 0.999  # LaProp: decay of the second moment
+    opt_eps: float = 1e-20  # LaProp: epsilon
+    unimix: float = 0.01  # share of the uniform distribution in every categorical
+    free_nats: float = 1.0  # KL below which dyn and rep exert no pull
+    bins: int = 255  # bins of the two-hot reward and value distributions
+    slow_rate: float = 0.02  # share of the critic copied into the slow critic at an update
+    slow_reg: float = 1.0  # weight of the critic's pull towards the slow critic
+    return_rate: float = 0.01  # rate of the return percentiles' moving average
+    return_limit: float = 1.0  # smallest divisor in return normalisation
+    return_low: float = 5.0  # lower return percentile
+    return_high: float = 95.0  # upper return percentile
+    critic_ensemble: int = 0  # extra bootstrapped critics; 0 is off
+    disagreement_ensemble: int = 0  # one-step predictors of the next latent; 0 is off
+    scales: dict[str, float] = field(default_factory=_scales)  # weight of each loss, by its name
+
+
+@dataclass
+class Logger:
+    """Where metrics go besides metrics.jsonl."""
+
+    wandb: str = "auto"  # auto (online with a key, offline without) | offline | disabled
+    project: str = "lore"  # W&B project
+    group: str | None = None  # W&B group
+    terminal: str = "auto"  # auto (live on a terminal, plain elsewhere) | live | plain | off
+
+
+@dataclass
+class Config:
+    """A whole run. `lore-train KEY=VALUE ...` sets any of these."""
+
+    seed: int = 0  # seed of everything random in the run
+    device: str = "cpu"  # cpu | cuda | cuda:N
+    dtype: str = "bfloat16"  # bfloat16 | float32: compute type of the networks; weights are float32
+    threads: int = 1  # CPU threads of torch
+    obs: str = "symbolic"  # symbolic (one-hot cells) | raw147 (147 numbers) | rgb64 (64 x 64 image)
+    resume: str | None = None  # run folder to go on with, under its stored config
+    run: Run = field(default_factory=Run)
+    env: Env = field(default_factory=Env)
+    agent: Agent = field(default_factory=Agent)
+    size: Size = field(default_factory=Size)
+    replay: Replay = field(default_factory=Replay)
+    logger: Logger = field(default_factory=Logger)
+
+
+@dataclass
+class EvalOptions:
+    """Options of lore-eval."""
+
+    run: str = ""  # run folder
+    checkpoint: str = "latest"  # latest, or the name of one in RUN/checkpoints
+    episodes: int = 100  # held-out episodes
+    policy: str = "sampled"  # sampled | greedy
+    video: bool = False  # write films of episodes and of what the world model imagines
+    video_format: str = "mp4"  # mp4 | gif
+    seed: int = 0  # seed of the policy's sampling; the episodes are always the held-out ones
+    out: str | None = None  # folder for films; null: RUN/eval

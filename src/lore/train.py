@@ -1,0 +1,244 @@
+"""The training loop: act, remember, learn, and now and then log, evaluate and save."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lore.build import build_agent, build_replay
+from lore.checkpoint import Checkpoints
+from lore.dreamer.agent import DreamerV3Agent
+from lore.envs import make_env, make_vec
+from lore.evaluate import Evaluator, score
+from lore.guided_policy import GuidedPolicy
+from lore.metrics.aggregate import MetricsAggregator
+from lore.metrics.logger import RunLogger
+from lore.metrics.summary import make_summary
+from lore.options import Config
+from lore.rng import generator
+from lore.types import FLAGS
+
+WINDOW = 20  # training episodes in the windowed success
+
+
+def train(cfg: Config, run_dir: Path) -> str:
+    """Train in `run_dir`, from its latest checkpoint if it holds one. Returns "finished" or "interrupted".
+
+    The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops at once.
+    """
+    with RunLogger(run_dir, cfg.logger, asdict(cfg)) as logger, _stop_signal() as stop:
+        trainer = Trainer(cfg, run_dir, logger)
+        trainer.restore()
+        while trainer.env_step < cfg.run.steps and not stop:
+            trainer.tick()
+        status = "finished" if trainer.env_step >= cfg.run.steps else "interrupted"
+        trainer.finish(status)
+        done = f"lore-eval run={run_dir} video=true"
+        logger.close(status, done if status == "finished" else f"lore-train resume={run_dir}")
+    return status
+
+
+class Trainer:
+    """Everything that takes part in a run, and one `tick` that moves it on."""
+
+    def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger):
+        self.cfg, self.logger = cfg, logger
+        self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train")
+        self.spec = self.envs.obs_spec
+        self.agent = build_agent(cfg, self.spec, self.envs.num_actions)
+        self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
+        self.replay = build_replay(cfg, self.spec, self.envs.num_actions) if self.learner else None
+        self.policy = GuidedPolicy(self.agent, self.spec, generator(cfg.seed, "act", cfg.device))
+        self.evaluator = Evaluator(partial(make_env, cfg.env, cfg.obs), cfg.run.eval_episodes, cfg.seed)
+        self.checkpoints = Checkpoints(run_dir, self.replay)
+        self.metrics = MetricsAggregator()
+        self.carry = self.agent.initial(cfg.run.envs)
+        self.obs = self.envs.reset()
+        self.updates = 0
+        self.curve: list[list[float]] = []
+        self.greedy: float | None = None
+        self.window: deque[bool] = deque(maxlen=WINDOW)
+        self.episodes = self.successes = 0
+        self.layouts: set[str] = set()
+        self.saved_step = -1
+        self.wall_before, self.started = 0.0, time.monotonic()
+
+    @property
+    def env_step(self) -> int:
+        return self.envs.transitions
+
+    @property
+    def wall_s(self) -> float:
+        return self.wall_before + time.monotonic() - self.started
+
+    def tick(self) -> None:
+        """One step of every environment, and the gradient steps that are due for it."""
+        before = self.env_step
+        self.act()
+        self.learn()
+        run = self.cfg.run
+        if self._due(run.log_every, before):
+            self.log()
+        if self._due(run.eval_every, before):
+            self.evaluate()
+        if self._due(run.save_every, before):
+            self.save()
+
+    def act(self) -> None:
+        carry, decision = self.policy(self.carry, self.obs)
+        if self.replay is not None:
+            row = {f"obs/{k}": torch.from_numpy(self.obs[k]) for k in self.spec}
+            row |= {k: torch.from_numpy(self.obs[k]) for k in (*FLAGS, "reward")}
+            self.replay.add(row | {"action": decision.action}, carry.latent)
+        self.carry = carry
+        self.obs = self.envs.step(decision.action.cpu().numpy())
+        for episode in self.envs.pop_episodes():
+            self.logger.episode(episode)
+            self.layouts.add(episode.layout)
+            self.window.append(episode.success)
+            self.episodes += 1
+            self.successes += episode.success
+            self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
+
+    def learn(self) -> None:
+        """Gradient steps until train_ratio replayed steps have been trained on per environment step."""
+        if self.learner is None or self.replay is None:
+            return
+        agent = self.cfg.agent
+        ready = self.env_step - self.cfg.run.prefill
+        due = int(max(0, ready) * agent.train_ratio / (agent.batch_size * agent.seq_len))
+        while self.updates < due:
+            batch = self.replay.sample(agent.batch_size, agent.seq_len)
+            metrics, latent = self.learner.update(batch)
+            self.replay.refresh(batch.index, latent)
+            self.metrics.add(metrics)
+            self.updates += 1
+
+    def log(self) -> None:
+        row: dict[str, Any] = self.metrics.result()
+        row["gradient_steps"] = self.updates
+        if self.episodes:
+            row["success/windowed"] = sum(self.window) / len(self.window)
+            row["success/cumulative"] = self.successes / self.episodes
+        row["time/wall_s"] = self.wall_s
+        self.logger.metrics(self.env_step, row)
+
+    def evaluate(self) -> None:
+        """Held-out episodes with advice off, and the summary of the run so far."""
+        started = time.monotonic()
+        sampled = score(self.evaluator.run(self.agent, self.env_step), self.layouts)
+        values = {
+            "eval/return": sampled.return_,
+            "eval/length": sampled.length,
+            "eval/unseen_layouts": sampled.unseen,
+        }
+        if self.cfg.run.eval_greedy:
+            self.greedy = score(self.evaluator.run(self.agent, self.env_step, greedy=True), set()).success
+        self.curve.append([self.env_step, sampled.success])
+        values["time/eval_s"] = time.monotonic() - started
+        self.logger.evaluation(self.env_step, sampled.success, self.greedy, values)
+        self.summary("running")
+
+    def summary(self, status: str) -> None:
+        self.logger.summary(
+            make_summary(
+                env_id=self.cfg.env.id,
+                arm="none",
+                seed=self.cfg.seed,
+                env_steps=self.env_step,
+                gradient_steps=self.updates,
+                wall_s=self.wall_s,
+                status=status,
+                eval_curve=self.curve,
+                eval_success_greedy=self.greedy,
+            )
+        )
+
+    def finish(self, status: str) -> None:
+        """Evaluate a finished run once more unless it just was, save, and write the last summary."""
+        if status == "finished" and self.cfg.run.eval_every and (not self.curve or self.curve[-1][0] != self.env_step):
+            self.evaluate()
+        self.save()
+        self.summary(status)
+
+    def save(self) -> None:
+        if self.saved_step != self.env_step:
+            self.checkpoints.save(self.env_step, self.state_dict())
+            self.saved_step = self.env_step
+
+    def restore(self) -> None:
+        """Go on from the latest checkpoint; a run that has none starts here, with one at step 0."""
+        state = self.checkpoints.load()
+        if state is None:
+            self.logger.restart()
+            self.save()
+        else:
+            self.load_state_dict(state)
+            self.saved_step = self.env_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next tick depends on, but for the replay."""
+        return {
+            "agent": self.agent.state_dict(),
+            "act_rng": self.policy.rng.get_state(),
+            "replay_rng": self.replay.rng.get_state() if self.replay is not None else None,
+            "carry": [self.carry.latent.deter, self.carry.latent.stoch, self.carry.prev_action],
+            "envs": self.envs.state_dict(),
+            "metrics": self.metrics.state_dict(),
+            "logger": self.logger.state_dict(),
+            "updates": self.updates,
+            "curve": self.curve,
+            "greedy": self.greedy,
+            "window": list(self.window),
+            "episodes": [self.episodes, self.successes],
+            "layouts": sorted(self.layouts),
+            "wall_s": self.wall_s,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the stored run and this configuration do not fit."""
+        self.agent.load_state_dict(state["agent"])
+        self.policy.rng.set_state(state["act_rng"])
+        if self.replay is not None:
+            self.replay.rng.set_state(state["replay_rng"])
+        deter, stoch, action = (x.to(self.agent.device) for x in state["carry"])
+        self.carry.latent.deter, self.carry.latent.stoch, self.carry.prev_action = deter, stoch, action
+        self.envs.load_state_dict(state["envs"])
+        self.obs = self.envs.observation
+        self.metrics.load_state_dict(state["metrics"])
+        self.logger.load_state_dict(state["logger"])
+        self.updates, self.curve, self.greedy = state["updates"], state["curve"], state["greedy"]
+        self.window.extend(state["window"])
+        self.episodes, self.successes = state["episodes"]
+        self.layouts = set(state["layouts"])
+        self.wall_before = state["wall_s"]
+
+    def _due(self, every: int, before: int) -> bool:
+        return every > 0 and self.env_step // every > before // every
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """A list that is filled by the first SIGINT or SIGTERM; the second raises KeyboardInterrupt."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""Data that passes between the rooms: no behaviour, only names, shapes and types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+FLAGS = ("is_first", "is_last", "is_terminal")
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """One entry of an observation.
+
+    shape: without batch dimensions. classes > 0: integers in [0, classes), which the agent one-hot
+    encodes and predicts as categories. classes == 0: an image when dtype is "uint8" and the shape is
+    (H, W, C), otherwise a float32 vector, which the agent squashes by symlog.
+    """
+
+    shape: tuple[int, ...]
+    classes: int = 0
+    dtype: str = "uint8"
+
+    @property
+    def is_image(self) -> bool:
+        return self.classes == 0 and self.dtype == "uint8" and len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished training or evaluation episode (a row of episodes.jsonl).
+
+    env_step: transitions made by all environments when it ended. length: its own transitions.
+    return_: undiscounted raw reward. success: return_ > 0. layout: hash of the initial grid.
+    arm: who advised it ("none" without advice).
+    """
+
+    env_step: int
+    env: int
+    episode: int
+    seed: int
+    layout: str
+    return_: float
+    length: int
+    success: bool
+    shaped_return: float
+    arm: str = "none"
+
+
+@dataclass
+class Latent:
+    """State of the RSSM. deter: (..., D) in the compute dtype. stoch: (..., S) integer class indices."""
+
+    deter: Tensor
+    stoch: Tensor
+
+
+@dataclass
+class Carry:
+    """What acting remembers between steps. prev_action: (N,)."""
+
+    latent: Latent
+    prev_action: Tensor
+
+
+@dataclass
+class Belief:
+    """What the agent makes of a step. logits: (N, A), the actor's, float32. feat: (N, F)."""
+
+    logits: Tensor
+    feat: Tensor
+
+
+@dataclass
+class Batch:
+    """Sequences from replay: B sequences of T steps, and the step before each as context.
+
+    obs: key -> (B, T, *shape). action: (B, T), taken at each row. prev_action: (B, T), taken one row
+    earlier. reward: (B, T). is_first, is_last, is_terminal: (B, T) bool. context: latents (B, ...) of the
+    row before the first. index: (B, T) rows in the replay, to write fresh latents back. prior (B, T, A),
+    mask (B, T, A), source and beta (B, T): the advice each row was acted under, zeros without.
+    """
+
+    obs: dict[str, Tensor]
+    action: Tensor
+    prev_action: Tensor
+    reward: Tensor
+    is_first: Tensor
+    is_last: Tensor
+    is_terminal: Tensor
+    context: Latent
+    index: Tensor
+    prior: Tensor
+    mask: Tensor
+    source: Tensor
+    beta: Tensor

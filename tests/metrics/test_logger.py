@@ -1,0 +1,167 @@
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lore.metrics.logger import RunLogger
+from lore.options import Logger
+from lore.types import Episode
+
+pytestmark = pytest.mark.usefixtures("no_wandb")
+CFG = {"env": {"id": "MiniGrid-Empty-5x5-v0"}, "run": {"steps": 1000}, "seed": 0}
+OPTIONS = Logger(wandb="disabled", terminal="off")
+
+
+def open_logger(path: Path, env_step0: int = 0) -> RunLogger:
+    return RunLogger(path, OPTIONS, CFG, env_step0)
+
+
+def rows(path: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (path / name).read_text().splitlines()]
+
+
+def episode(step: int) -> Episode:
+    return Episode(step, 1, 2, 3, "cafe", 0.9, 12, True, 1.1, "none")
+
+
+def test_rows_in_order_and_readable_at_once(tmp_path: Path) -> None:
+    logger = open_logger(tmp_path)
+    logger.metrics(100, {"b": 1.0, "a": torch.tensor(2.0), "h": np.array([1.0, np.nan]), "bad": float("inf")})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"env_step": 100, "b": 1.0, "a": 2.0, "h": [1.0, null], "bad": null}\n'
+    )
+    logger.evaluation(200, 0.5, 0.75, {"eval/length": 3.0})
+    logger.metrics(200, {"b": 2.0})
+    logger.evaluation(300, 0.5)
+    assert rows(tmp_path)[1:] == [
+        {"env_step": 200, "eval/success": 0.5, "eval/success_greedy": 0.75, "eval/length": 3.0},
+        {"env_step": 200, "b": 2.0},
+        {"env_step": 300, "eval/success": 0.5},
+    ]
+
+
+def test_episode_row(tmp_path: Path) -> None:
+    open_logger(tmp_path).episode(episode(40))
+    assert (tmp_path / "episodes.jsonl").read_text() == (
+        '{"env_step": 40, "env": 1, "episode": 2, "seed": 3, "layout": "cafe", "return": 0.9, "length": 12, '
+        '"success": true, "shaped_return": 1.1, "arm": "none"}\n'
+    )
+
+
+def test_env_step_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="env_step"):
+        open_logger(tmp_path).metrics(1, {"env_step": 2})
+
+
+def test_a_row_is_one_write(tmp_path: Path) -> None:
+    logger = open_logger(tmp_path)
+    file = logger._files["metrics.jsonl"]
+    writes: list[bytes] = []
+
+    class Spy:
+        def write(self, line: bytes) -> int:
+            writes.append(line)
+            return len(line) if len(writes) == 1 else 3
+
+    file._file = Spy()  # type: ignore[assignment]
+    logger.metrics(1, {"x": [1.0] * 10_000})
+    assert len(writes) == 1 and writes[0].endswith(b"\n")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        logger.metrics(2, {"x": 1.0})
+
+
+def test_rows_reach_the_disk_with_the_state_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    logger = open_logger(tmp_path)
+    logger.metrics(1, {})
+    assert not synced
+    logger.state_dict()
+    assert len(synced) == 2
+
+
+def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    logger = open_logger(tmp_path)
+    logger.metrics(100, {"x": 1.0})
+    logger.episode(episode(90))
+    file = io.BytesIO()
+    torch.save(logger.state_dict(), file)
+    file.seek(0)
+    logger.metrics(200, {"x": 2.0})
+    logger.episode(episode(190))
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        with (tmp_path / name).open("ab") as torn:
+            torn.write(b'{"env_step": 300, "x"')
+
+    resumed = open_logger(tmp_path, 100)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert [row["env_step"] for row in rows(tmp_path)] == [100]
+    resumed.metrics(200, {"x": 2.0})
+    resumed.episode(episode(190))
+    assert [row["env_step"] for row in rows(tmp_path)] == [100, 200]
+    assert [row["env_step"] for row in rows(tmp_path, "episodes.jsonl")] == [90, 190]
+    assert resumed.state_dict()["rows"] == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "episodes.jsonl"])
+def test_a_file_shorter_than_its_offset_is_an_error_that_changes_nothing(tmp_path: Path, name: str) -> None:
+    logger = open_logger(tmp_path)
+    logger.metrics(100, {})
+    logger.episode(episode(100))
+    state = logger.state_dict()
+    logger.metrics(200, {})
+    size = (tmp_path / name).stat().st_size
+    os.truncate(tmp_path / name, 5)
+    other = {"metrics.jsonl": "episodes.jsonl", "episodes.jsonl": "metrics.jsonl"}[name]
+    before = (tmp_path / other).read_bytes()
+    with pytest.raises(ValueError, match=name):
+        open_logger(tmp_path).load_state_dict(state)
+    assert (tmp_path / other).read_bytes() == before and size > 5
+
+
+def test_an_offset_inside_a_row_is_an_error(tmp_path: Path) -> None:
+    logger = open_logger(tmp_path)
+    logger.metrics(100, {})
+    state = logger.state_dict()
+    state["offsets"]["metrics.jsonl"] -= 3
+    with pytest.raises(ValueError, match="not the end of a row"):
+        open_logger(tmp_path).load_state_dict(state)
+
+
+def test_a_folder_with_rows_is_not_added_to_by_accident(tmp_path: Path) -> None:
+    open_logger(tmp_path).metrics(100, {})
+    second = open_logger(tmp_path)
+    with pytest.raises(ValueError, match="another run"):
+        second.metrics(100, {})
+    assert len(rows(tmp_path)) == 1
+    second.restart()
+    second.metrics(50, {})
+    assert [row["env_step"] for row in rows(tmp_path)] == [50]
+
+
+def test_summary(tmp_path: Path) -> None:
+    logger = open_logger(tmp_path)
+    logger.summary({"wall_s": float("nan"), "eval_curve": [[1, 0.5]]})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"wall_s": None, "eval_curve": [[1, 0.5]]}
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
+def test_leaving_by_an_exception_closes(
+    error: type[BaseException], status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(error), RunLogger(tmp_path, Logger(wandb="disabled", terminal="plain"), CFG) as logger:
+        logger.metrics(10, {})
+        raise error
+    assert f"{status} at step 10 of 1000" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="closed"):
+        logger.metrics(20, {})
+
+
+def test_close_checks_its_word_and_may_come_twice(tmp_path: Path) -> None:
+    with open_logger(tmp_path) as logger, pytest.raises(ValueError, match="done"):
+        logger.close("done")
+    logger.close("finished")

@@ -1,0 +1,151 @@
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from lore.metrics.terminal import Terminal, panel
+from lore.metrics.view import View, duration, plain_line, sparkline
+from lore.types import Episode
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(io.StringIO):
+    def write(self, s: str) -> int:
+        raise BrokenPipeError("gone")
+
+
+def view(env_step: int = 0) -> View:
+    return View("MiniGrid-DoorKey-5x5-v0", Path("runs/a"), 10_000, env_step)
+
+
+def episode(step: int, success: bool) -> Episode:
+    return Episode(step, 0, 0, 1, "ab", float(success), 10, success, float(success))
+
+
+def test_auto_is_live_on_a_terminal_and_plain_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert Terminal("auto", view(), Tty()).mode == "live"
+    assert Terminal("auto", view(), io.StringIO()).mode == "plain"
+    monkeypatch.setenv("TERM", "dumb")
+    assert Terminal("auto", view(), Tty()).mode == "plain"
+    with pytest.raises(ValueError, match=r"logger\.terminal=fancy"):
+        Terminal("fancy", view())
+
+
+def test_plain_lines_every_few_seconds_and_at_each_evaluation() -> None:
+    stream, clock = io.StringIO(), Clock()
+    terminal = Terminal("plain", view(), stream, clock)
+    for i in range(100):
+        clock.now = i * 0.1
+        terminal.metrics(i * 10, {"gradient_steps": i * 5})
+    assert len(stream.getvalue().splitlines()) == 2  # at 0 s and 5 s
+    terminal.episode(episode(1000, True))
+    terminal.evaluation(1000, 0.5, 0.75)
+    last = stream.getvalue().splitlines()[-1]
+    assert last.startswith(
+        "step 1000/10000 | success 100 % (last 1 episodes) | evaluation 50 % sampled, 75 % greedy"
+    )
+    assert "gradient steps/s" in last and "left 1:29" in last and "saved: not yet" in last
+
+
+def test_live_draws_at_most_four_times_a_second_and_says_everything() -> None:
+    stream, clock = Tty(), Clock()
+    terminal = Terminal("live", view(), stream, clock)
+    draws: list[float] = []
+    draw = terminal._draw_live
+    terminal._draw_live = lambda: (draws.append(clock.now), draw())[1]  # type: ignore[method-assign]
+    for i in range(200):
+        clock.now = i * 0.01
+        terminal.metrics(i, {})
+    assert len(draws) == 8
+    terminal.evaluation(200, 0.25, None)
+    terminal.saved()
+    terminal.say("[a] line")
+    terminal.close("finished", "lore-eval runs/a")
+    text = stream.getvalue()
+    for words in (
+        "MiniGrid-DoorKey-5x5-v0",
+        "200 / 10000",
+        "25 % sampled",
+        "[a] line",
+        "next: lore-eval runs/a",
+    ):
+        assert words in text
+    assert "finished at step 200 of 10000" in text
+    terminal.metrics(300, {})
+    assert stream.getvalue() == text
+
+
+def test_off_shows_only_what_is_said() -> None:
+    stream = io.StringIO()
+    terminal = Terminal("off", view(), stream)
+    terminal.metrics(1, {})
+    terminal.evaluation(1, 1.0, 1.0)
+    terminal.say("W&B: failed")
+    terminal.close("finished", "next")
+    assert stream.getvalue() == "W&B: failed\n"
+
+
+@pytest.mark.parametrize("mode", ["plain", "live"])
+def test_a_stream_that_is_gone_turns_the_view_off(mode: str) -> None:
+    streams = sys.stdout, sys.stderr
+    terminal = Terminal(mode, view(), Gone())
+    terminal.evaluation(1, 1.0, 1.0)
+    assert (sys.stdout, sys.stderr) == streams
+    assert terminal.mode == "off" and terminal.stream_errors == 1
+    terminal.evaluation(2, 1.0, 1.0)
+    terminal.close("finished")
+    assert terminal.stream_errors == 1
+
+
+def test_a_stream_that_goes_away_under_the_live_view() -> None:
+    streams, stream = (sys.stdout, sys.stderr), Tty()
+    terminal = Terminal("live", view(), stream)
+    terminal.evaluation(1, 1.0, 1.0)
+    stream.write = Gone().write  # type: ignore[method-assign]
+    terminal.evaluation(2, 1.0, 1.0)
+    assert (sys.stdout, sys.stderr) == streams
+    assert terminal.mode == "off" and terminal.stream_errors == 1
+
+
+def test_speed_is_that_of_the_last_minute_and_of_this_session() -> None:
+    seen = view()
+    seen.load_state_dict(
+        {"env_step": 5000, "gradient_steps": 900, "episodes": [True] * 30, "evaluations": [[500, 0.1, None]]}
+    )
+    assert len(seen.episodes) == 20 and seen.saved_step == 5000
+    assert seen.speed == (0.0, 0.0) and seen.seconds_left is None
+    for second in range(1, 101):
+        seen.tick(float(second), 5000 + second * 10, 900 + second * 20)
+    assert seen.speed == pytest.approx((10.0, 20.0))
+    for second in range(101, 201):
+        seen.tick(float(second), 6000 + (second - 100) * 20, 2900)
+    assert seen.speed == pytest.approx((20.0, 0.0))
+    assert seen.seconds_left == pytest.approx(100.0)
+
+
+def test_state_of_the_view_comes_back() -> None:
+    first, second = view(700), view()
+    first.episodes.extend([True, False])
+    first.evaluations.append([500, 0.5, 0.6])
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == first.state_dict() and second.success == 0.5
+
+
+def test_words() -> None:
+    assert [duration(s) for s in (None, 0, 61, 3661)] == ["-", "0:00", "1:01", "1:01:01"]
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█" and len(sparkline([1.0] * 100)) == 40
+    assert "success - (last 0 episodes)" in plain_line(view())
+    assert panel(view())
