@@ -50,7 +50,8 @@ take_lock() {
     return
   fi
   until mkdir -- "$lock.d" 2>/dev/null; do
-    owner=$(cat "$lock.d/pid" 2>/dev/null || sleep 1; cat "$lock.d/pid" 2>/dev/null || true)
+    [[ -s $lock.d/pid ]] || sleep 1 # its owner may be about to write its number
+    owner=$(cat "$lock.d/pid" 2>/dev/null || true)
     if [[ -z $owner ]] || ! kill -0 "$owner" 2>/dev/null; then
       rm -rf -- "$lock.d"
     else

@@ -128,7 +128,7 @@ def test_a_stored_config_comes_back(tmp_path: Path) -> None:
     [
         (None, "", "resume"),
         ("", "", "resume"),
-        ("[", "", "config"),
+        ("[", "", "resume"),
         ("seed: 1\nsede: 1", "", "sede"),
         ("seed: 1", "seed=2", "seed"),
         ("seed: 1", "+preset=debug", "preset"),

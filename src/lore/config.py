@@ -20,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
 
 from lore.checks import check, check_eval
 from lore.options import BadInput, Config, EvalOptions
@@ -87,8 +88,10 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = ()) -> Config:
             key, _, value = override.partition("=")
             if key != "run.steps":
                 raise BadInput(key.lstrip("+~"), "resume takes the stored config; only run.steps may change")
-            node = OmegaConf.merge(node, OmegaConf.from_dotlist([f"{key}={value}"]))
-    except (OSError, OmegaConfBaseException) as error:
+            node = OmegaConf.merge(node, {"run": {"steps": value}})
+    except (OSError, YAMLError) as error:
+        raise BadInput("resume", f"cannot read {path}: {' '.join(str(error).split())}") from error
+    except OmegaConfBaseException as error:
         raise explain(error) from error
     assert isinstance(node, DictConfig)
     node.run.dir = str(run_dir)
@@ -98,14 +101,16 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = ()) -> Config:
 def eval_options(arguments: Sequence[str]) -> EvalOptions:
     """Checked options of `lore-eval KEY=VALUE ...`; raises BadInput."""
     known = [field.name for field in dataclasses.fields(EvalOptions)]
+    given: dict[str, str | None] = {}
     for argument in arguments:
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if key not in known:
             raise BadInput(key, f"unknown key; lore-eval takes {', '.join(known)}, each as KEY=VALUE")
         if not equals:
             raise BadInput(key, f"has no value; write {key}=VALUE")
+        given[key] = None if value == "null" else value
     try:
-        node = OmegaConf.merge(OmegaConf.structured(EvalOptions), OmegaConf.from_dotlist(list(arguments)))
+        node = OmegaConf.merge(OmegaConf.structured(EvalOptions), given)
         options = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise _wrong_type(error, EvalOptions) from error

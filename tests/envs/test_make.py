@@ -81,6 +81,7 @@ def test_specs():
         (Env(id="MiniGrid-DoorKey-5x5"), "env.id", "MiniGrid-DoorKey-5x5-v0"),
         (Env(id="doorkey5"), "env.id", "MiniGrid-"),
         (Env(id="CartPole-v1"), "env.id", "not a MiniGrid"),
+        (Env(id="MiniGrid-WFC-MazeSimple-v0"), "env.id", "SimpleMaze.png"),
         (Env(id="MiniGrid-MultiRoom-N4-S5-v7"), "env.id", "MiniGrid-MultiRoom-N4-S5-v1"),
         (Env(actions="some"), "env.actions", "all or useful"),
         (Env(id="BabyAI-BossLevel-v0", actions="useful"), "env.actions", "env.actions=all"),

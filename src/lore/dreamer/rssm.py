@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lore.dreamer.scan import Weights, posterior_scan
 from lore.nn.distributions import categorical_kl, one_hot, sample_index, straight_through, unimix_probs
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 from lore.options import Size
@@ -138,23 +139,47 @@ class RSSM(nn.Module):
         """
         B, T = is_first.shape
         uniform = torch.rand(T, B, self.stoch, generator=rng, device=tokens.device)
-        actions = one_hot(prev_action, self.num_actions, self.dtype)  # (B, T, A)
-        keep = (~is_first).to(self.dtype).unsqueeze(-1)  # (B, T, 1)
-        deter = start.deter
-        stoch = one_hot(start.stoch, self.classes, self.dtype).flatten(-2)
-        deters, stochs, indices, probs = [], [], [], []
-        for t in range(T):
-            k = keep[:, t]
-            deter = self.core(deter * k, stoch * k, actions[:, t] * k)
-            prob = self.posterior_probs(deter, tokens[:, t])
-            index, stoch = self._sample(prob, uniform[t])
-            deters.append(deter)
-            stochs.append(stoch)
-            indices.append(index)
-            probs.append(prob)
-        deter, stoch = torch.stack(deters, 1), torch.stack(stochs, 1)
-        latent = Latent(deter.detach(), torch.stack(indices, 1))
-        return Observed(torch.cat([deter, stoch], -1), torch.stack(probs, 1), latent)
+        keep = (~is_first.T).float().unsqueeze(-1)  # (T, B, 1)
+        action = one_hot(prev_action.T, self.num_actions, self.dtype) * keep.to(self.dtype)  # (T, B, A)
+        stoch = one_hot(start.stoch, self.classes, torch.float32).flatten(-2)
+        weights, core_in, post_in = self._scan_inputs(action, tokens.transpose(0, 1))
+        deter, hot, probs, index = posterior_scan(
+            self.unimix, start.deter.float(), stoch, keep, core_in, post_in, uniform, weights
+        )
+        feat = torch.cat([deter, hot], -1).to(self.dtype).transpose(0, 1)  # (B, T, F)
+        latent = Latent(feat[..., : self.deter].detach(), index.to(torch.uint8).transpose(0, 1))
+        return Observed(feat, probs.transpose(0, 1), latent)
+
+    def _scan_inputs(self, action: Tensor, tokens: Tensor) -> tuple[Weights, Tensor, Tensor]:
+        """Float32 weights in the scan's layout, and all that does not depend on the recurrent state.
+
+        action (T, B, A), tokens (T, B, E) -> weights, core_in (T, B, D), post_in (T, B, h).
+        """
+        own = self.deter // self.blocks
+        kernel = self.core_hidden.weight.float()  # (g, o + 3h, o)
+        shared = kernel[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D): deter, stoch, action
+        h = len(shared) // 3
+        post = self.posterior_hidden.linear
+        weights = Weights(
+            deter_w=self.in_deter.linear.weight.float(),
+            deter_b=self.in_deter.linear.bias.float(),
+            deter_scale=self.in_deter.norm.scale.float(),
+            stoch_w=self.in_stoch.linear.weight.float(),
+            stoch_b=self.in_stoch.linear.bias.float(),
+            stoch_scale=self.in_stoch.norm.scale.float(),
+            own_w=kernel[:, :own],
+            shared_w=shared[: 2 * h],
+            core_scale=self.core_norm.scale.float(),
+            gates_w=self.core_gates.weight.float(),
+            gates_b=self.core_gates.bias.float().view(self.blocks, 1, -1),
+            post_w=post.weight[:, : self.deter].float(),
+            post_scale=self.posterior_hidden.norm.scale.float(),
+            logits_w=self.posterior_logits.weight.float(),
+            logits_b=self.posterior_logits.bias.float(),
+        )
+        core_in = self.in_action(action).float() @ shared[2 * h :] + self.core_hidden.bias.float()
+        post_in = F.linear(tokens, post.weight[:, self.deter :], post.bias).float()
+        return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
         """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) each, free nats applied."""

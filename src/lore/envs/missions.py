@@ -6,6 +6,7 @@ import re
 from itertools import product
 
 import numpy as np
+from minigrid.envs.babyai.core.roomgrid_level import BabyAIMissionSpace
 from minigrid.minigrid_env import MiniGridEnv
 
 _WORDS = """
@@ -57,6 +58,8 @@ def token_length(env: MiniGridEnv) -> int:
     if space.ordered_placeholders is not None:
         missions = {space.mission_func(*choice) for choice in product(*space.ordered_placeholders)}
         return max(len(_split(m)) for m in missions) if len(missions) > 1 else 0
+    if not isinstance(space, BabyAIMissionSpace):
+        return 0
     missions = {env.reset(seed=seed)[0]["mission"] for seed in range(_PROBES)}
     if len(missions) == 1:
         return 0
