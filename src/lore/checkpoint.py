@@ -87,7 +87,9 @@ class Checkpoints:
         for old in found[:-KEEP]:
             shutil.rmtree(old)
         needed = {
-            self._rows(*segment) for kept in found[-KEEP:] for segment in json.loads((kept / "segments.json").read_text())
+            self._rows(*segment)
+            for kept in found[-KEEP:]
+            for segment in json.loads((kept / "segments.json").read_text())
         }
         for path in (self.dir / "rows").glob("*"):
             if path not in needed:
@@ -118,7 +120,9 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
-        raise ValueError(f"cannot read {path}: {error}; delete that checkpoint to go on from the one before") from error
+        raise ValueError(
+            f"cannot read {path}: {error}; delete that checkpoint to go on from the one before"
+        ) from error
 
 
 def _sync(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -227,6 +228,6 @@ def _refuse(command: str, error: BadInput) -> int:
 
 
 def _say_interrupted(command: str, run_dir: Path | None = None) -> int:
-    rest = f"; go on with lore-train resume={run_dir}" if run_dir else ""
+    rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED

@@ -24,15 +24,19 @@ def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
     prior, mask, source and beta are the advice the step was taken under; zeros without advice.
     """
     obs: dict[str, Column] = {f"obs/{k}": (s.shape, _DTYPES[s.dtype]) for k, s in spec.items()}
-    flags: dict[str, Column] = {k: ((), torch.bool) for k in FLAGS}
-    return obs | flags | {
-        "reward": ((), torch.float32),
-        "action": ((), torch.uint8),
-        "prior": ((num_actions,), torch.float32),
-        "mask": ((num_actions,), torch.bool),
-        "source": ((), torch.uint8),
-        "beta": ((), torch.float32),
-    }
+    flags: dict[str, Column] = dict.fromkeys(FLAGS, ((), torch.bool))
+    return (
+        obs
+        | flags
+        | {
+            "reward": ((), torch.float32),
+            "action": ((), torch.uint8),
+            "prior": ((num_actions,), torch.float32),
+            "mask": ((num_actions,), torch.bool),
+            "source": ((), torch.uint8),
+            "beta": ((), torch.float32),
+        }
+    )
 
 
 class ReplayBuffer:

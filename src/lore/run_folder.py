@@ -37,7 +37,7 @@ def claim(run_dir: Path) -> None:
     except FileExistsError:
         raise BadInput(
             "run.dir",
-            f"{str(run_dir)!r} holds a run; go on with resume={run_dir} or name another folder",
+            f"{str(run_dir)!r} holds a run; go on with resume=RUN_DIR or name another folder",
         ) from None
     except OSError as error:
         raise BadInput("run.dir", f"cannot write to {str(run_dir)!r}: {error.strerror}") from error

@@ -20,6 +20,7 @@ from lore.dreamer.agent import DreamerV3Agent
 from lore.envs import make_env, make_vec
 from lore.evaluate import Evaluator, score
 from lore.guided_policy import GuidedPolicy
+from lore.memory import keep_freed_memory
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import make_summary
@@ -35,6 +36,7 @@ def train(cfg: Config, run_dir: Path) -> str:
 
     The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops at once.
     """
+    keep_freed_memory()
     with RunLogger(run_dir, cfg.logger, asdict(cfg)) as logger, _stop_signal() as stop:
         trainer = Trainer(cfg, run_dir, logger)
         trainer.restore()
@@ -165,7 +167,11 @@ class Trainer:
 
     def finish(self, status: str) -> None:
         """Evaluate a finished run once more unless it just was, save, and write the last summary."""
-        if status == "finished" and self.cfg.run.eval_every and (not self.curve or self.curve[-1][0] != self.env_step):
+        if (
+            status == "finished"
+            and self.cfg.run.eval_every
+            and (not self.curve or self.curve[-1][0] != self.env_step)
+        ):
             self.evaluate()
         self.save()
         self.summary(status)

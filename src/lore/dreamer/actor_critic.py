@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lore.dreamer.returns import ReturnScale, lambda_return
 from lore.dreamer.rssm import Imagined
-from lore.nn.distributions import sample_index, symexp_bins, two_hot_loss, two_hot_mean, unimix_probs
+from lore.nn.distributions import TwoHot, sample_index, symexp_bins, unimix_probs
 from lore.nn.layers import MLP
 from lore.options import Agent, Size
 from lore.rng import generator
@@ -49,7 +49,7 @@ class SlowCopy:
 
 
 class ActorCritic(nn.Module):
-    """Actor: feat -> action logits. Critic: feat -> two-hot value logits, with a slow copy that steadies it."""
+    """Actor: feat -> action logits. Critic: feat -> two-hot value logits, steadied by a slow copy."""
 
     bins: Tensor
 
@@ -78,9 +78,14 @@ class ActorCritic(nn.Module):
         """feat (..., F) -> action logits (..., A), float32."""
         return self.actor(feat).float()
 
-    def value(self, feat: Tensor) -> Tensor:
-        """feat (..., F) -> expected return (...), float32."""
-        return two_hot_mean(self.critic(feat).float(), self.bins)
+    def value(self, feat: Tensor) -> TwoHot:
+        """feat (..., F) -> the critic's distribution of returns (...)."""
+        return TwoHot(self.critic(feat), self.bins)
+
+    @torch.no_grad()
+    def slow_value(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> the slow critic's expected return (...), float32."""
+        return TwoHot(self.slow.module(feat), self.bins).mean
 
     @torch.no_grad()
     def sample(self, feat: Tensor, rng: torch.Generator) -> Tensor:
@@ -98,10 +103,9 @@ class ActorCritic(nn.Module):
         the returns and to its slow copy's prediction.
         """
         feat, o = imagined.feat, self.options
-        critic_logits = self.critic(feat).float()  # (H+1, N, bins)
+        critic = self.value(feat)
         with torch.no_grad():
-            value = two_hot_mean(critic_logits, self.bins)  # (H+1, N)
-            slow_value = two_hot_mean(self.slow.module(feat[:-1]).float(), self.bins)
+            value = critic.mean  # (H+1, N)
             weight = cont.cumprod(0)[:-1]  # (H, N): probability of being still alive
             returns = lambda_return(reward, 1.0 - cont, torch.zeros_like(cont), value, 1.0, o.lam)
             scale = self.returns.update(returns)
@@ -110,7 +114,7 @@ class ActorCritic(nn.Module):
         log_prob = log_probs.gather(-1, imagined.action[:-1].unsqueeze(-1)).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         actor = -weight * (log_prob * advantage + o.entropy * entropy)
-        critic = weight * self._critic_loss(critic_logits[:-1], returns, slow_value)
+        critic_loss = weight * self._critic_loss(critic[:-1], returns, self.slow_value(feat[:-1]))
         metrics = {
             "policy/entropy": entropy.mean(),
             "policy/prob_max": log_probs.amax(-1).exp().mean(),
@@ -118,16 +122,16 @@ class ActorCritic(nn.Module):
             "value/return_scale": scale,
             "value/advantage_abs": advantage.abs().mean(),
         }
-        return {"actor": actor.mean(0), "critic": critic.mean(0)}, returns, metrics
+        return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics
 
     def replay_loss(self, feat: Tensor, batch: Batch, bootstrap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss (B, T-1) on replayed rewards; its gradient also shapes the features.
 
         feat: (B, T, F) with gradient. bootstrap: (B, T), the imagined return from each posterior.
         """
-        logits = self.critic(feat).float()[:, :-1]  # (B, T-1, bins)
+        feat = feat[:, :-1]
+        critic = self.value(feat)  # (B, T-1)
         with torch.no_grad():
-            slow_value = two_hot_mean(self.slow.module(feat[:, :-1]).float(), self.bins)
             returns = lambda_return(
                 batch.reward.T,
                 batch.is_terminal.T.float(),
@@ -136,17 +140,13 @@ class ActorCritic(nn.Module):
                 1.0 - 1.0 / self.options.discount_horizon,
                 self.options.lam,
             ).T  # (B, T-1)
-            value = two_hot_mean(logits, self.bins)
-            error = returns - value
+            error = returns - critic.mean
         weight = (~batch.is_last[:, :-1]).float()
         metrics = {
             "value/temporal_difference": error.abs().mean(),
             "value/explained_variance": 1.0 - error.var() / returns.var().clamp(min=1e-8),
         }
-        return weight * self._critic_loss(logits, returns, slow_value), metrics
+        return weight * self._critic_loss(critic, returns, self.slow_value(feat)), metrics
 
-    def _critic_loss(self, logits: Tensor, returns: Tensor, slow_value: Tensor) -> Tensor:
-        reg = self.options.slow_reg
-        if reg == 1.0:
-            return two_hot_loss(logits, [returns, slow_value], self.bins)
-        return two_hot_loss(logits, [returns], self.bins) + reg * two_hot_loss(logits, [slow_value], self.bins)
+    def _critic_loss(self, critic: TwoHot, returns: Tensor, slow_value: Tensor) -> Tensor:
+        return critic.loss(returns, slow_value, weights=(1.0, self.options.slow_reg))

@@ -115,7 +115,9 @@ class DreamerV3Agent:
         behaviour, returns, metrics = self.actor_critic.loss(imagined, reward, cont)
         losses.update({k: v.view(B, T) for k, v in behaviour.items()})
         bootstrap = returns[0].view(B, T)
-        losses["replay_critic"], replay_metrics = self.actor_critic.replay_loss(observed.feat, batch, bootstrap)
+        losses["replay_critic"], replay_metrics = self.actor_critic.replay_loss(
+            observed.feat, batch, bootstrap
+        )
         metrics.update(replay_metrics)
         if self.critic_ensemble:
             losses["critic_ensemble"] = self.critic_ensemble.loss(observed.feat, bootstrap, batch.index)

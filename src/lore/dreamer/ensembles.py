@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lore.nn.distributions import one_hot, symexp_bins, two_hot_loss, two_hot_mean
+from lore.nn.distributions import TwoHot, one_hot, symexp_bins
 from lore.nn.layers import NORM_EPS, trunc_normal
 from lore.options import Size
 from lore.rng import generator
@@ -39,7 +39,9 @@ def bootstrap_mask(index: Tensor, members: int) -> Tensor:
 
     A fixed hash of the row, so that a member sees the same half of the data every time it comes up.
     """
-    row = index.unsqueeze(0) * members + torch.arange(members, device=index.device).view(-1, *[1] * index.dim())
+    row = index.unsqueeze(0) * members + torch.arange(members, device=index.device).view(
+        -1, *[1] * index.dim()
+    )
     mixed = row * 2654435761 & 0xFFFFFFFF
     mixed = (mixed ^ (mixed >> 15)) * 2246822519 & 0xFFFFFFFF
     return 2.0 * (mixed >> 17 & 1).float()
@@ -58,14 +60,14 @@ class CriticEnsemble(nn.Module):
 
     def loss(self, feat: Tensor, returns: Tensor, index: Tensor) -> Tensor:
         """feat (B, T, F), imagined returns from it (B, T), replay rows (B, T) -> loss (B, T)."""
-        logits = self.net(feat.detach().flatten(0, 1)).float().unflatten(1, index.shape)  # (K, B, T, bins)
+        logits = self.net(feat.detach().flatten(0, 1)).unflatten(1, index.shape)  # (K, B, T, bins)
         target = returns.detach().expand(self.members, -1, -1)
-        return (bootstrap_mask(index, self.members) * two_hot_loss(logits, [target], self.bins)).mean(0)
+        return (bootstrap_mask(index, self.members) * TwoHot(logits, self.bins).loss(target)).mean(0)
 
     @torch.no_grad()
     def variance(self, feat: Tensor) -> Tensor:
         """feat (N, F) -> variance of the members' values (N,), in squared return."""
-        return two_hot_mean(self.net(feat).float(), self.bins).var(0)
+        return TwoHot(self.net(feat), self.bins).mean.var(0)
 
 
 class DisagreementEnsemble(nn.Module):

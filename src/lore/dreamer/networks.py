@@ -5,6 +5,7 @@ Source: danijar/dreamerv3, dreamerv3/rssm.py (Encoder, Decoder).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -48,14 +49,16 @@ class Encoder(nn.Module):
             channels = sum(s.shape[-1] for s in self.image.values())
             height, width = next(iter(self.image.values())).shape[:2]
             depths = [channels] + [size.depth * m for m in CHANNELS]
-            self.convs = nn.ModuleList(Conv(i, o, rng) for i, o in zip(depths[:-1], depths[1:], strict=True))
+            self.convs = nn.ModuleList(Conv(i, o, rng) for i, o in itertools.pairwise(depths))
             self.norms = nn.ModuleList(ChannelNorm(o) for o in depths[1:])
             self.out += height * width * depths[-1] // 4 ** len(CHANNELS)
 
     def forward(self, obs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
         outs = []
         if self.flat:
-            outs.append(self.mlp(torch.cat([self._vector(obs[k], s, dtype) for k, s in self.flat.items()], -1)))
+            outs.append(
+                self.mlp(torch.cat([self._vector(obs[k], s, dtype) for k, s in self.flat.items()], -1))
+            )
         if self.image:
             x = torch.cat([obs[k] for k in self.image], -1).movedim(-1, 1).to(dtype) / 255 - 0.5
             for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -91,10 +94,12 @@ class Decoder(nn.Module):
             self.space = (height // factor, width // factor, depths[-1])
             flat = math.prod(self.space)
             self.from_deter = BlockLinear(SPACE_BLOCKS, size.deter, flat, rng)
-            self.from_stoch = nn.Sequential(Dense(stoch, 2 * size.units, rng), Linear(2 * size.units, flat, rng))
+            self.from_stoch = nn.Sequential(
+                Dense(stoch, 2 * size.units, rng), Linear(2 * size.units, flat, rng)
+            )
             self.space_norm = Norm(depths[-1])
             up = depths[::-1]
-            self.convs = nn.ModuleList(Conv(i, o, rng) for i, o in zip(up[:-1], up[1:], strict=True))
+            self.convs = nn.ModuleList(Conv(i, o, rng) for i, o in itertools.pairwise(up))
             self.norms = nn.ModuleList(ChannelNorm(o) for o in up[1:])
             self.out = Conv(up[-1], sum(s.shape[-1] for s in self.image.values()), rng)
 

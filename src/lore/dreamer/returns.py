@@ -15,8 +15,8 @@ def lambda_return(
 ) -> Tensor:
     """R_t = r_{t+1} + live_{t+1} * ((1 - c_{t+1}) * v_{t+1} + c_{t+1} * R_{t+1}); R_{L-1} = v_{L-1}.
 
-    All inputs (L, N), time first; live = discount * (1 - terminal), c = lam * (1 - last). A time-out (last without
-    terminal) bootstraps from the value, a terminal step does not. Returns (L-1, N).
+    All inputs (L, N), time first; live = discount * (1 - terminal), c = lam * (1 - last). A time-out (last
+    without terminal) bootstraps from the value, a terminal step does not. Returns (L-1, N).
     """
     live = discount * (1.0 - terminal[1:])
     carry = lam * (1.0 - last[1:])
@@ -33,7 +33,9 @@ def lambda_return(
 class ReturnScale:
     """Moving 5th and 95th percentiles of returns; `scale` is their distance, at least `limit`."""
 
-    def __init__(self, rate: float, limit: float, low: float, high: float, device: torch.device | str = "cpu"):
+    def __init__(
+        self, rate: float, limit: float, low: float, high: float, device: torch.device | str = "cpu"
+    ):
         self.rate, self.limit = rate, limit
         self.quantiles = torch.tensor([low / 100.0, high / 100.0], device=device)
         self.value = torch.zeros(2, device=device)  # low, high

@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lore.dreamer.scan import Weights, posterior_scan
-from lore.nn.distributions import categorical_kl, one_hot, sample_index, straight_through, unimix_probs
+from lore.nn.distributions import (
+    categorical_kl,
+    fast_tanh,
+    one_hot,
+    sample_index,
+    straight_through,
+    unimix_probs,
+)
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 from lore.options import Size
 from lore.rng import generator
@@ -35,7 +42,7 @@ class Observed:
 
 @dataclass
 class Imagined:
-    """Time first. feat: (H+1, N, F), the start included. action: (H+1, N), the last taken at the last feat."""
+    """Time first. feat: (H+1, N, F), the start included. action: (H+1, N), each taken at its feat."""
 
     feat: Tensor
     action: Tensor
@@ -88,18 +95,20 @@ class RSSM(nn.Module):
         map is one dense product, the rest a batched one.
         """
         g, own = self.blocks, self.deter // self.blocks
-        shared = torch.cat([self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1)  # (N, 3h)
+        shared = torch.cat(
+            [self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1
+        )  # (N, 3h)
         weight = self.core_hidden.weight  # (g, own + 3h, own)
         dense = weight[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D)
         grouped = deter.unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
         mixed = torch.bmm(grouped, weight[:, :own]).transpose(0, 1).flatten(1)  # (N, D)
         x = mixed + torch.addmm(self.core_hidden.bias, shared, dense)
-        x = self.core_gates(F.silu(self.core_norm(x)))  # (N, 3D): reset, candidate, update within each block
-        reset, candidate, update = x.unflatten(-1, (g, 3, own)).unbind(-2)  # (N, g, own) each
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        hidden = F.silu(self.core_norm(x)).unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
+        gates = torch.baddbmm(self.core_gates.bias.view(g, 1, -1), hidden, self.core_gates.weight)
+        reset, candidate, update = gates.chunk(3, -1)  # (g, N, own) each
+        candidate = fast_tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
-        old = deter.unflatten(-1, (g, own))
-        return torch.lerp(old, candidate, update).flatten(1)
+        return torch.lerp(grouped, candidate, update).transpose(0, 1).flatten(1)
 
     def prior_probs(self, deter: Tensor) -> Tensor:
         """(..., D) -> prior probabilities (..., S, K), float32."""
@@ -182,7 +191,7 @@ class RSSM(nn.Module):
         return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
-        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) each, free nats applied."""
+        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) each, free nats off."""
         post = observed.probs
         prior = self.prior_probs(observed.feat[..., : self.deter])
         dyn = categorical_kl(post.detach(), prior).clamp(min=self.free_nats)

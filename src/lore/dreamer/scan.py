@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lore.nn.distributions import one_hot, sample_index, unimix_probs
+from lore.nn.distributions import fast_tanh, one_hot, sample_index, unimix_probs
 from lore.nn.layers import NORM_EPS
 
 aten = torch.ops.aten
@@ -68,7 +68,9 @@ def _norm_silu(x: Tensor, scale: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, 
     return torch.nn.functional.silu(a), (n, r, a)
 
 
-def _norm_silu_back(grad: Tensor, saved: tuple[Tensor, Tensor, Tensor], scale: Tensor) -> tuple[Tensor, Tensor]:
+def _norm_silu_back(
+    grad: Tensor, saved: tuple[Tensor, Tensor, Tensor], scale: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradients of the input and, before summation, of the scale."""
     n, r, a = saved
     grad_a = aten.silu_backward(grad, a)
@@ -98,7 +100,7 @@ class _PosteriorScan(torch.autograd.Function):
             gates = torch.baddbmm(w.gates_b, hidden.view(B, g, -1).transpose(0, 1), w.gates_w)  # (g, B, 3o)
             reset, candidate, update = gates.chunk(3, -1)
             reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
-            candidate = torch.tanh(reset * candidate)
+            candidate = fast_tanh(reset * candidate)
             out = torch.lerp(own, candidate, update).transpose(0, 1).reshape(B, D)
             post, norm3 = _norm_silu(torch.addmm(post_in[t], out, w.post_w.T), w.post_scale)
             logits = torch.addmm(w.logits_b, post, w.logits_w.T).view(B, S, K)
@@ -106,14 +108,21 @@ class _PosteriorScan(torch.autograd.Function):
             index = sample_index(probs, uniform[t])
             hot = one_hot(index, K, torch.float32).view(B, S * K)
             gate = (gates, reset, candidate, update)
-            steps.append(_Step(deter, stoch, norm0, norm1, shared, norm2, hidden, *gate, out, norm3, post, probs))
+            steps.append(
+                _Step(deter, stoch, norm0, norm1, shared, norm2, hidden, *gate, out, norm3, post, probs)
+            )
             indices.append(index)
             hots.append(hot)
             deter, stoch = out, hot
         ctx.steps, ctx.weights, ctx.keep, ctx.unimix = steps, w, keep, unimix
         index = torch.stack(indices)
         ctx.mark_non_differentiable(index)
-        return torch.stack([s.out for s in steps]), torch.stack(hots), torch.stack([s.probs for s in steps]), index
+        return (
+            torch.stack([s.out for s in steps]),
+            torch.stack(hots),
+            torch.stack([s.probs for s in steps]),
+            index,
+        )
 
     @staticmethod
     def backward(ctx, grad_deter, grad_hot, grad_probs, _):  # type: ignore[override]
@@ -151,7 +160,9 @@ class _PosteriorScan(torch.autograd.Function):
             g_y1, g_scale1 = _norm_silu_back(g_x1, s.stoch_norm, w.stoch_scale)
             g_deter = g_own.transpose(0, 1).reshape(B, D).addmm_(g_y0, w.deter_w)
             deter_next, stoch_next = g_deter * ctx.keep[t], (g_y1 @ w.stoch_w) * ctx.keep[t]
-            back.append((g_logits, g_post, g_post_scale, g_gates, g_z, g_core_scale, g_y0, g_scale0, g_y1, g_scale1))
+            back.append(
+                (g_logits, g_post, g_post_scale, g_gates, g_z, g_core_scale, g_y0, g_scale0, g_y1, g_scale1)
+            )
         back.reverse()
         grads, core_in, post_in = _weight_grads(ctx.steps, back, g, o)
         return None, None, None, None, core_in.view(T, B, D), post_in.view(T, B, -1), None, *grads
@@ -196,7 +207,9 @@ def posterior_scan(
     uniform: Tensor,
     weights: Weights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """deter (B, D) and stoch (B, S*K) before the first step; keep (T, B, 1) is 0 at is_first; core_in (T, B, D):
+    """Posterior latents of a sequence, step after step.
+
+    deter (B, D) and stoch (B, S*K) before the first step; keep (T, B, 1) is 0 at is_first; core_in (T, B, D):
     what action and bias add inside the core; post_in (T, B, h): what tokens and bias add to the posterior;
     uniform (T, B, S) in [0, 1). All float32.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lore.dreamer.networks import Decoder, Encoder
 from lore.dreamer.rssm import RSSM, Observed
-from lore.nn.distributions import symexp_bins, two_hot_loss, two_hot_mean
+from lore.nn.distributions import TwoHot, symexp_bins
 from lore.nn.layers import MLP
 from lore.options import Agent, Size
 from lore.rng import generator
@@ -16,7 +16,7 @@ from lore.types import Batch, ObsSpec
 
 
 class WorldModel(nn.Module):
-    """Learns to encode observations and to predict what follows (arXiv 2301.04104, "World model learning")."""
+    """Encodes observations and predicts what follows (arXiv 2301.04104, "World model learning")."""
 
     bins: Tensor
 
@@ -44,7 +44,7 @@ class WorldModel(nn.Module):
         feat = observed.feat.flatten(0, 1)  # (B*T, F)
         losses = self.rssm.kl_losses(observed)
         losses["obs"] = torch.stack(list(self.decoder.losses(self.decoder(feat), flat_obs).values())).sum(0)
-        losses["reward"] = two_hot_loss(self.reward(feat).float(), [batch.reward.flatten()], self.bins)
+        losses["reward"] = TwoHot(self.reward(feat), self.bins).loss(batch.reward.flatten())
         target = self.discount * (~batch.is_terminal).float().flatten()
         losses["cont"] = F.binary_cross_entropy_with_logits(
             self.cont(feat).float().squeeze(-1), target, reduction="none"
@@ -54,5 +54,5 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:
         """feat (..., F) -> reward (...), and discount times the probability of going on (...); float32."""
-        reward = two_hot_mean(self.reward(feat).float(), self.bins)
+        reward = TwoHot(self.reward(feat), self.bins).mean
         return reward, torch.sigmoid(self.cont(feat).float().squeeze(-1))

@@ -5,6 +5,7 @@ Source: danijar/dreamerv3, embodied/jax/nets.py (initialisation, norm and block 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -112,7 +113,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         sizes = [fan_in] + [units] * layers
-        blocks: list[nn.Module] = [Dense(i, o, rng) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+        blocks: list[nn.Module] = [Dense(i, o, rng) for i, o in itertools.pairwise(sizes)]
         if fan_out is not None:
             blocks.append(Linear(sizes[-1], fan_out, rng, scale))
         self.layers = nn.Sequential(*blocks)

@@ -42,7 +42,9 @@ class LaProp:
         self.first = torch.zeros_like(self.master)
         self.compute = self.master if dtype == torch.float32 else self.master.to(dtype)
         self.grad = torch.zeros_like(self.compute)
-        for param, weight, grad in zip(self.params, self._views(self.compute), self._views(self.grad), strict=True):
+        for param, weight, grad in zip(
+            self.params, self._views(self.compute), self._views(self.grad), strict=True
+        ):
             param.data = weight
             param.grad = grad
 
@@ -73,10 +75,14 @@ class LaProp:
         self.first.lerp_(grad, 1.0 - self.beta1)
         correct1 = 1.0 - self.beta1**self.updates
         ramp = min(1.0, (self.updates - 1) / self.warmup) if self.warmup else 1.0
-        self.master.add_(self.first, alpha=-self.lr * ramp / correct1)
+        rate = self.lr * ramp / correct1
+        self.master.add_(self.first, alpha=-rate)
         self.publish()
         self.grad.zero_()
-        return {"opt/grad_norm": norm, "opt/update_norm": torch.linalg.vector_norm(self.first) * self.lr * ramp}
+        return {
+            "opt/grad_norm": norm,
+            "opt/update_norm": torch.linalg.vector_norm(self.first) * rate,
+        }
 
     def publish(self) -> None:
         """Copy the master weights to the views that the modules compute with."""
@@ -94,7 +100,9 @@ class LaProp:
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError where the number of weights differs."""
         if state["master"].shape != self.master.shape:
-            raise ValueError(f"checkpoint has {state['master'].numel()} weights, this agent {self.master.numel()}")
+            raise ValueError(
+                f"checkpoint has {state['master'].numel()} weights, this agent {self.master.numel()}"
+            )
         self.master.copy_(state["master"])
         self.first.copy_(state["first"])
         self.second.copy_(state["second"])
