@@ -223,16 +223,17 @@ def test_eval_hands_its_options_on(
 ) -> None:
     seen = []
     module = ModuleType("lore.evaluate")
-    module.__dict__["main"] = seen.append
+    module.__dict__["main"] = lambda options, cfg: seen.append((options, cfg))
     monkeypatch.setitem(sys.modules, "lore.evaluate", module)
     assert cli.eval_main(["run=r"]) == cli.BAD_INPUT
     assert "not a run folder" in one_line(capsys)
     (elsewhere / "r").mkdir()
-    (elsewhere / "r" / "config.yaml").write_text("seed: 0")
+    (elsewhere / "r" / "config.yaml").write_text("seed: 3")
     assert cli.eval_main(["run=r", "policy=greedy", "episodes=7"]) == cli.DONE
-    assert (seen[0].policy, seen[0].episodes) == ("greedy", 7)
+    options, cfg = seen[0]
+    assert (options.policy, options.episodes, cfg.seed) == ("greedy", 7, 3)
 
-    def broken(options: object) -> None:
+    def broken(options: object, cfg: object) -> None:
         raise BadInput("checkpoint", "none")
 
     module.__dict__["main"] = broken

@@ -79,7 +79,6 @@ def test_a_choice_on_the_command_line_beats_the_preset() -> None:
         ("replay.capacity=32", "agent.batch_size", "replay.capacity=264"),
         ("run.envs=16", "run.prefill", "at least 528"),
         ("run.steps=200", "run.prefill", "run.steps"),
-        ("run.eval_envs=30", "run.eval_envs", "25 does"),
         ("size.blocks=7", "size.deter", "multiple of size.blocks"),
         ("~agent.scales.obs", "agent.scales.obs", "missing"),
         ("+agent.scales.colour=1", "agent.scales.colour", "reward"),

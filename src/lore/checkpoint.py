@@ -22,6 +22,10 @@ from lore.replay import ReplayBuffer
 KEEP = 2
 
 
+class Unreadable(ValueError):
+    """A file of a checkpoint is missing or damaged."""
+
+
 class Checkpoints:
     """The checkpoints of one run folder."""
 
@@ -40,8 +44,8 @@ class Checkpoints:
         partial.mkdir()
         if self.replay is not None:
             self._append_rows(self.replay)
-            _write(partial / "replay.pt", self.replay.state_dict())
-        (partial / "segments.json").write_text(json.dumps(self._segments))
+            _write(partial / "replay.pt", {k: _own(v) for k, v in self.replay.state_dict().items()})
+        _write(partial / "segments.json", self._segments)
         _write(partial / "state.pt", state)
         _sync(partial)
         os.rename(partial, final)
@@ -51,20 +55,25 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """Restore the replay and return the latest state; None before the first checkpoint.
 
-        Raises ValueError, naming the file, where a checkpoint cannot be read.
+        Raises ValueError, naming the file and what to do, where the checkpoint cannot be read.
         """
         for leftover in self.dir.glob(".partial-*"):
             shutil.rmtree(leftover)
         found = sorted(self.dir.glob("step-*"))
         if not found:
             return None
-        latest = found[-1]
-        self._segments = json.loads((latest / "segments.json").read_text())
+        try:
+            return self._load(found[-1])
+        except Unreadable as error:
+            raise Unreadable(f"{error}; delete {found[-1]} to go on from the checkpoint before") from error
+
+    def _load(self, folder: Path) -> dict[str, Any]:
+        self._segments = _read(folder / "segments.json")
         if self.replay is not None:
             for start, stop in self._segments:
                 self.replay.load_rows(start, _read(self._rows(start, stop)))
-            self.replay.load_state_dict(_read(latest / "replay.pt"))
-        return _read(latest / "state.pt")
+            self.replay.load_state_dict(_read(folder / "replay.pt"))
+        return _read(folder / "state.pt")
 
     def _rows(self, start: int, stop: int) -> Path:
         return self.dir / "rows" / f"{start:09d}-{stop:09d}.pt"
@@ -109,20 +118,30 @@ def load_state(run_dir: Path, name: str = "latest") -> dict[str, Any]:
     return _read(chosen[0] / "state.pt")
 
 
+def _own(value: Any) -> Any:
+    """`value` without the memory around it: torch.save writes all that is behind a view."""
+    if isinstance(value, torch.Tensor) and value.nbytes < value.untyped_storage().nbytes():
+        return value.clone()
+    return value
+
+
 def _write(path: Path, value: Any) -> None:
     with open(path, "wb") as file:
-        torch.save(value, file)
+        if path.suffix == ".json":
+            file.write(json.dumps(value).encode())
+        else:
+            torch.save(value, file)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _read(path: Path) -> Any:
     try:
+        if path.suffix == ".json":
+            return json.loads(path.read_bytes())
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
-        raise ValueError(
-            f"cannot read {path}: {error}; delete that checkpoint to go on from the one before"
-        ) from error
+        raise Unreadable(f"cannot read {path} ({type(error).__name__})") from error
 
 
 def _sync(folder: Path) -> None:

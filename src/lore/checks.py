@@ -11,7 +11,7 @@ import math
 import re
 from operator import attrgetter
 
-from lore.options import Agent, BadInput, Config, EvalOptions, Run
+from lore.options import Agent, BadInput, Config, EvalOptions
 
 CHOICES = {
     "dtype": ("bfloat16", "float32"),
@@ -29,7 +29,6 @@ AT_LEAST = {
     "run.prefill": 0,
     "run.eval_every": 0,
     "run.eval_episodes": 1,
-    "run.eval_envs": 1,
     "run.save_every": 1,
     "run.log_every": 1,
     "env.shaping": 0,
@@ -67,7 +66,6 @@ SHARES = (
 def check(cfg: Config) -> None:
     """Raise BadInput at the first option, or combination of options, that cannot be run."""
     _ranges(cfg)
-    _evaluation(cfg.run)
     if cfg.agent.name == "dreamer":
         _replay(cfg)
         _scales(cfg.agent)
@@ -117,14 +115,6 @@ def _ranges(cfg: Config) -> None:
         raise BadInput("agent.bins", f"{agent.bins} must be odd, so that one bin is zero")
     if cfg.env.max_steps is not None and cfg.env.max_steps < 1:
         raise BadInput("env.max_steps", f"{cfg.env.max_steps} must be at least 1, or null for the task's own")
-
-
-def _evaluation(run: Run) -> None:
-    if run.eval_every and run.eval_episodes % run.eval_envs:
-        fits = max(n for n in range(1, run.eval_envs + 1) if run.eval_episodes % n == 0)
-        raise BadInput(
-            "run.eval_envs", f"{run.eval_envs} must divide run.eval_episodes={run.eval_episodes}; {fits} does"
-        )
 
 
 def _replay(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""The commands lore-train and lore-eval: compose, check, build, run.
+"""The commands lore-train, lore-eval and lore-bench: compose, check, build, run.
 
 Exit status: 0 done, 1 failed while running, 2 bad input (one line on stderr), 130 interrupted and saved.
 torch is imported late, so that bad input fails at once and the terminal never stays silent.
@@ -24,7 +24,8 @@ from lore import config, run_folder
 from lore.options import BadInput, Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-TRAIN, EVAL = "lore-train", "lore-eval"
+TRAIN, EVAL, BENCH = "lore-train", "lore-eval", "lore-bench"
+REFERENCE = ["obs=raw147", "agent.batch_size=16", "agent.seq_len=64"]  # the workload that peers are compared on
 EVAL_HELP = """lore-eval evaluates a checkpoint on held-out episodes; its last line is one JSON object.
 
   lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
@@ -67,9 +68,10 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
         if not (Path(options.run) / "config.yaml").is_file():
             raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
         print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
+        cfg = _stored(Path(options.run))
         from lore.evaluate import main
 
-        main(options)
+        main(options, cfg)
     except BadInput as error:
         return _refuse(EVAL, error)
     except KeyboardInterrupt:
@@ -80,6 +82,34 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
         print(f"{EVAL}: {_brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
         return FAILED
     return DONE
+
+
+def bench_main(argv: Sequence[str] | None = None) -> int:
+    """lore-bench: time of a gradient step on the reference workload. Takes lore-train's KEY=VALUE arguments."""
+    try:
+        cfg = config.compose([*REFERENCE, *(sys.argv[1:] if argv is None else argv)])
+        print(f"{BENCH}: {cfg.agent.batch_size} x {cfg.agent.seq_len}, {cfg.dtype}, {cfg.device}", file=sys.stderr)
+        from lore.bench import main
+
+        main(cfg)
+    except BadInput as error:
+        return _refuse(BENCH, error)
+    except KeyboardInterrupt:
+        return _say_interrupted(BENCH)
+    return DONE
+
+
+def _stored(run_dir: Path) -> Config:
+    """Options of the run that lore-eval looks at, on the CPU where its device is missing. Raises BadInput."""
+    try:
+        return config.load_stored(run_dir)
+    except BadInput as error:
+        if error.key == "resume":
+            raise BadInput("run", str(error).removeprefix("resume: ")) from error
+        if error.key != "device":
+            raise
+    print(f"{EVAL}: the run's device is not available here; evaluating on the cpu", flush=True)
+    return config.load_stored(run_dir, device="cpu")
 
 
 def _launch(arguments: list[str]) -> int:

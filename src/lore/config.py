@@ -77,8 +77,11 @@ def to_yaml(cfg: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
-def load_stored(run_dir: Path, overrides: Sequence[str] = ()) -> Config:
-    """Options of a stored run. `overrides` may set run.steps and nothing else; raises BadInput."""
+def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
+    """Options of a stored run. `overrides` may set run.steps and nothing else; raises BadInput.
+
+    device: the one to use here instead of the stored one.
+    """
     path = run_dir / "config.yaml"
     if not path.is_file() or not path.stat().st_size:
         raise BadInput("resume", f"{str(run_dir)!r} is not a run folder: no config.yaml, or an empty one")
@@ -95,6 +98,8 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = ()) -> Config:
         raise explain(error) from error
     assert isinstance(node, DictConfig)
     node.run.dir = str(run_dir)
+    if device is not None:
+        node.device = device
     return to_options(node)
 
 

@@ -26,7 +26,6 @@ class Run:
     prefill: int = 300  # uniformly random steps before the first gradient step
     eval_every: int = 500  # 0 switches evaluation off
     eval_episodes: int = 100  # held-out episodes an evaluation
-    eval_envs: int = 25  # environments side by side in evaluation; divides eval_episodes
     eval_greedy: bool = True  # evaluate the greedy policy beside the sampled one
     save_every: int = 500  # distance of checkpoints
     log_every: int = 100  # distance of rows in metrics.jsonl

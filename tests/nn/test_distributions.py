@@ -301,8 +301,18 @@ def test_sample_is_the_inverse_of_the_cumulative_distribution():
     assert d.sample_index(probs.expand(6, 4), uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
-def test_uniform_zero_skips_leading_classes_without_probability():
-    assert d.sample_index(torch.tensor([0.0, 0.0, 0.5, 0.5]), torch.tensor(0.0)) == 2
+@pytest.mark.parametrize("classes", [4, 32])
+def test_a_uniform_on_the_edge_of_two_classes_takes_the_upper_one(classes):
+    probs = torch.full((classes, classes), 1 / classes)  # exact in binary
+    edges = torch.arange(classes) / classes
+    assert d.sample_index(probs, edges).tolist() == list(range(classes))
+
+
+@pytest.mark.parametrize("classes", [4, 32])
+def test_uniform_zero_skips_leading_classes_without_probability(classes):
+    probs = torch.zeros(classes)
+    probs[2:4] = 0.5
+    assert d.sample_index(probs, torch.tensor(0.0)) == 2
 
 
 @pytest.mark.parametrize("classes", [2, 4, 7, 64, 1000])

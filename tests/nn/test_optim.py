@@ -1,4 +1,4 @@
-"""LaProp with AGC against the package pytorch-optimizer, float64 recursions and numbers worked out by hand."""
+"""LaProp with AGC against the package pytorch-optimizer, float64 recursions and numbers by hand."""
 
 import numpy as np
 import pytest

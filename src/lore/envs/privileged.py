@@ -1,7 +1,7 @@
 """What only an outside observer may know. The one place that reads `env.unwrapped`.
 
 Nothing here may reach the agent or an adviser that is not labelled an oracle: layouts for the statistics,
-distances for the metrics, the remaining way for reward shaping.
+distances for the metrics, the remaining way for reward shaping, pictures for films.
 
 Distances count cells on shortest paths. Walls and lava block, and so does a locked door; closed doors and
 things that can be carried do not.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import gymnasium as gym
+import numpy as np
 from minigrid.core.world_object import Box, Door, Goal, Key, WorldObj
 from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
 from minigrid.envs.babyai.core.verifier import GoToInstr, OpenInstr, PickupInstr
@@ -64,6 +65,13 @@ def layout_hash(env: gym.Env) -> str:
     pose = (int(world.agent_pos[0]), int(world.agent_pos[1]), int(world.agent_dir))
     text = repr((world.grid.width, world.grid.height, codes, pose))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def draw(env: gym.Env, size: int) -> np.ndarray:
+    """The whole grid for human eyes, drawn by MiniGrid: uint8 (H, W, 3), no side above `size` pixels."""
+    world = core(env)
+    tile = max(1, size // max(world.grid.width, world.grid.height))
+    return world.get_frame(highlight=True, tile_size=tile)
 
 
 def distances(env: gym.Env) -> Distances:

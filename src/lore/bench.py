@@ -1,0 +1,104 @@
+"""How long a gradient step takes, in seconds and in units of this machine's float32 matrix product."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lore.build import build_agent
+from lore.dreamer.agent import DreamerV3Agent
+from lore.memory import keep_freed_memory
+from lore.options import Config
+from lore.types import Batch, ObsSpec
+
+SPEC = {"image": ObsSpec((147,), 0, "float32")}
+ACTIONS = 7
+UNIT_SIZE = 1024
+WARM_UP, REPEATS = 3, 20
+
+
+def main(cfg: Config) -> None:
+    """Time agent.update on random data of the reference workload's shape; the last line is one JSON object.
+
+    Unit and step are measured in turn, so that both see the same machine. The unit is one float32 product
+    of two 1024 x 1024 matrices on one thread; no precision setting is changed in this process.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(cfg.threads)
+    agent = build_agent(cfg, SPEC, ACTIONS)
+    assert isinstance(agent, DreamerV3Agent)
+    batch = random_batch(agent, cfg)
+    wait = torch.cuda.synchronize if agent.device.type == "cuda" else _nothing
+    matrix = torch.randn(UNIT_SIZE, UNIT_SIZE)
+    for _ in range(WARM_UP):
+        agent.update(batch)
+    with FlopCounterMode(display=False) as flops:
+        agent.update(batch)
+    steps, units = [], []
+    for _ in range(REPEATS):
+        units.append(_seconds(lambda: matrix @ matrix, _nothing))
+        steps.append(_seconds(lambda: agent.update(batch), wait))
+    step, unit = statistics.median(steps), statistics.median(units)
+    row = {
+        "workload": f"{cfg.agent.batch_size}x{cfg.agent.seq_len} H{cfg.agent.horizon} raw147 {ACTIONS} actions",
+        "device": torch.cuda.get_device_name(agent.device) if agent.device.type == "cuda" else "cpu",
+        "dtype": cfg.dtype,
+        "size": f"{cfg.size.deter}/{cfg.size.hidden}/{cfg.size.classes}/{cfg.size.units}",
+        "params": sum(agent.optimizer.sizes),
+        "median_s": round(step, 5),
+        "matmul_s": round(unit, 6),
+        "matmul_units": round(step / unit, 2),
+        "gflop": round(flops.get_total_flops() / 1e9, 2),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNITS_PER_MB),
+    }
+    print(f"{row['median_s']} s a gradient step, {row['matmul_units']} matmul units", file=sys.stderr)
+    print(json.dumps(row))
+
+
+_RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB elsewhere
+
+
+def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
+    """Random observations, actions, rewards and episode ends: (B, T) from a fixed seed."""
+    B, T = cfg.agent.batch_size, cfg.agent.seq_len
+    rng = torch.Generator().manual_seed(0)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, generator=rng).to(agent.device)
+
+    ends = integers(50, B, T) == 0
+    return Batch(
+        obs={"image": integers(11, B, T, 147).float()},
+        action=integers(ACTIONS, B, T),
+        prev_action=integers(ACTIONS, B, T),
+        reward=ends.float(),
+        is_first=ends.roll(1, 1),
+        is_last=ends,
+        is_terminal=ends,
+        context=agent.initial(B).latent,
+        index=torch.arange(B * T, device=agent.device).view(B, T),
+        prior=torch.zeros(B, T, ACTIONS, device=agent.device),
+        mask=torch.zeros(B, T, ACTIONS, dtype=torch.bool, device=agent.device),
+        source=torch.zeros(B, T, dtype=torch.uint8, device=agent.device),
+        beta=torch.zeros(B, T, device=agent.device),
+    )
+
+
+def _seconds(work: Callable[[], object], wait: Callable[[], object]) -> float:
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+def _nothing() -> None:
+    pass

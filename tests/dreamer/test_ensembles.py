@@ -1,0 +1,187 @@
+import numpy as np
+import pytest
+import torch
+from tests.dreamer.samples import ACTIONS, TINY, make_batch, rng, shake
+
+from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble, MemberMLP, bootstrap_mask
+
+K, S, C = 3, TINY.stoch, TINY.classes
+FEATURES = TINY.deter + S * C
+ROWS = torch.arange(100_000)
+
+
+def critics(bins=21):
+    made = CriticEnsemble(K, FEATURES, bins, TINY, 0)
+    shake(made.parameters())
+    return made
+
+
+def predictors():
+    made = DisagreementEnsemble(K, FEATURES, ACTIONS, TINY, 0)
+    shake(made.parameters())
+    return made
+
+
+def member(net, k, x):
+    """Output of one member, written out in float64."""
+    w = {n: p.detach().double().numpy()[k] for n, p in net.named_parameters()}
+    y = x @ w["weight_in"] + w["bias_in"]
+    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-4) * w["scale"]
+    return (y / (1 + np.exp(-y))) @ w["weight_out"] + w["bias_out"]
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def bin_values(count):
+    steps = np.linspace(-20, 20, count)
+    return np.sign(steps) * np.expm1(np.abs(steps))
+
+
+# masks
+
+
+def test_bootstrap_mask_is_zero_or_two_and_depends_on_the_row_alone():
+    mask = bootstrap_mask(ROWS, 5)
+    assert mask.shape == (5, len(ROWS)) and set(mask.unique().tolist()) == {0.0, 2.0}
+    shuffled = ROWS[torch.randperm(len(ROWS), generator=rng())]
+    assert torch.equal(bootstrap_mask(shuffled, 5), mask[:, shuffled])
+    assert torch.equal(bootstrap_mask(ROWS.view(100, 1000), 5), mask.view(5, 100, 1000))
+
+
+@pytest.mark.parametrize("members", [2, 3, 5, 7, 8])
+def test_each_member_sees_about_half_of_the_rows(members):
+    mask = bootstrap_mask(ROWS, members) / 2
+    assert (mask.mean(1) - 0.5).abs().max() < 0.01
+    windows = mask.view(members, -1, 500).mean(-1)  # in every stretch of the replay, too
+    assert (windows - 0.5).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("members", [2, 3, 5, 7, 8])
+def test_members_see_independent_halves(members):
+    signs = bootstrap_mask(ROWS, members) - 1
+    correlation = signs @ signs.T / len(ROWS) - torch.eye(members)
+    assert correlation.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("members", [2, 3, 5, 7, 8])
+def test_neighbouring_rows_are_masked_independently(members):
+    signs = bootstrap_mask(ROWS, members) - 1
+    for lag in (1, 2, 3, 4, 8):
+        correlation = (signs[:, lag:] * signs[:, :-lag]).mean(1)
+        assert correlation.abs().max() < 0.05, f"lag {lag}"
+
+
+# members
+
+
+def test_members_are_separate_networks_side_by_side():
+    net = MemberMLP(K, 6, 16, 4, rng())
+    shake(net.parameters())
+    x = torch.randn(5, 6, generator=rng(1))
+    got = net(x)
+    for k in range(K):
+        np.testing.assert_allclose(got[k].detach().numpy(), member(net, k, x.double().numpy()), atol=1e-5)
+
+
+def test_members_start_apart_with_the_fan_in_of_one_member():
+    net = MemberMLP(4, 100, 200, 50, rng())
+    assert net.weight_in.std().item() * 10 == pytest.approx(1, abs=0.02)
+    assert net.weight_out.std().item() * 200**0.5 == pytest.approx(1, abs=0.02)
+    assert not torch.equal(net.weight_in[0], net.weight_in[1])
+
+
+# critics
+
+
+def test_critic_variance_is_the_sample_variance_of_the_members_values():
+    net, feat = critics(), torch.randn(5, FEATURES, generator=rng(1))
+    bins = bin_values(21)
+    values = [np.exp(log_softmax(member(net.net, k, feat.double().numpy()))) @ bins for k in range(K)]
+    np.testing.assert_allclose(net.variance(feat).numpy(), np.var(values, axis=0, ddof=1), rtol=1e-3)
+
+
+def test_critic_loss_is_the_masked_cross_entropy_to_the_returns():
+    net = critics()
+    feat = torch.randn(2, 4, FEATURES, generator=rng(1))
+    returns = 5 * torch.randn(2, 4, generator=rng(2))
+    index = torch.randint(10_000, (2, 4), generator=rng(3))
+    mask, bins = bootstrap_mask(index, K).numpy(), bin_values(21)
+    want = np.zeros((2, 4))
+    for k in range(K):
+        log_probs = log_softmax(member(net.net, k, feat.double().numpy()))
+        for i in np.ndindex(2, 4):
+            r = returns[i].item()
+            j = int(np.searchsorted(bins, r, side="right")) - 1
+            share = (r - bins[j]) / (bins[j + 1] - bins[j])
+            loss = -(1 - share) * log_probs[i][j] - share * log_probs[i][j + 1]
+            want[i] += mask[k][i] * loss / K
+    np.testing.assert_allclose(net.loss(feat, returns, index).detach().numpy(), want, rtol=1e-4)
+
+
+def test_a_member_learns_nothing_from_rows_masked_from_it():
+    net = critics()
+    index = torch.arange(12).view(3, 4)
+    feat, returns = torch.randn(3, 4, FEATURES, generator=rng(1)), torch.ones(3, 4)
+    mask = bootstrap_mask(index, K)
+    for k in range(K):
+        only_masked = (mask[k] == 0).float()
+        (grad,) = torch.autograd.grad(
+            (net.loss(feat, returns, index) * only_masked).sum(), net.net.weight_out
+        )
+        assert not grad[k].any() and grad.any()
+
+
+# disagreement
+
+
+def test_disagreement_is_expected_over_the_policy():
+    net = predictors()
+    feat = torch.randn(2, FEATURES, generator=rng(1))
+    policy = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0]])
+    want = np.zeros(2)
+    for n in range(2):
+        for a in range(ACTIONS):
+            x = np.concatenate([feat[n].double().numpy(), np.eye(ACTIONS)[a]])
+            probs = [np.exp(log_softmax(member(net.net, k, x).reshape(S, C))) for k in range(K)]
+            want[n] += policy[n, a].item() * np.var(probs, axis=0, ddof=1).mean()
+    np.testing.assert_allclose(net.disagreement(feat, policy).numpy(), want, rtol=1e-4)
+
+
+def test_disagreement_of_equal_members_is_zero():
+    net = predictors()
+    with torch.no_grad():
+        for p in net.parameters():
+            p[1:] = p[:1]
+    got = net.disagreement(torch.randn(2, FEATURES, generator=rng(1)), torch.full((2, ACTIONS), 0.2))
+    assert got.abs().max() < 1e-12
+
+
+def test_disagreement_loss_predicts_the_next_posterior_from_feat_and_action():
+    net, batch = predictors(), make_batch(2, 5, seed=0)
+    assert batch.is_first[:, 1:].any() and not batch.is_first[:, 1:].all()
+    feat = torch.randn(2, 5, FEATURES, generator=rng(1))
+    probs = torch.randn(2, 5, S, C, generator=rng(2)).softmax(-1)
+    mask = bootstrap_mask(batch.index, K)
+    want = np.zeros((2, 4))
+    for b, t in np.ndindex(2, 4):
+        if batch.is_first[b, t + 1]:
+            continue  # nothing leads from one episode to the next
+        x = np.concatenate([feat[b, t].double().numpy(), np.eye(ACTIONS)[batch.action[b, t]]])
+        for k in range(K):
+            log_probs = log_softmax(member(net.net, k, x).reshape(S, C))
+            want[b, t] -= mask[k, b, t].item() / K * (probs[b, t + 1].double().numpy() * log_probs).sum()
+    np.testing.assert_allclose(net.loss(feat, probs, batch).detach().numpy(), want, rtol=1e-4)
+
+
+def test_ensembles_send_no_gradient_into_what_they_read():
+    batch = make_batch(2, 5)
+    feat = torch.randn(2, 5, FEATURES, generator=rng(1)).requires_grad_()
+    probs = torch.full((2, 5, S, C), 1 / C, requires_grad=True)
+    returns = torch.ones(2, 5, requires_grad=True)
+    (
+        critics().loss(feat, returns, batch.index).sum() + predictors().loss(feat, probs, batch).sum()
+    ).backward()
+    assert feat.grad is None and probs.grad is None and returns.grad is None
