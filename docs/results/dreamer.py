@@ -1,6 +1,6 @@
 """Table and figure of docs/results/dreamer.md, from the raw JSONL beside it.
 
-    python docs/results/dreamer.py
+python docs/results/dreamer.py
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def main() -> None:
     summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
     last = max(s["env_steps"] for s in summaries)
     steps = [float(s["steps_to_90"] or np.inf) for s in summaries]
-    print("| seed | first success | steps_to_90 | evaluation at the end | AUC | minutes |\n|---|---|---|---|---|---|")
+    print("| seed | first success | steps_to_90 | evaluation at the end | AUC | minutes |")
+    print("|---|---|---|---|---|---|")
     for folder, s in zip(folders, summaries, strict=True):
         first = next((e["env_step"] for e in rows(folder / "episodes.jsonl") if e["success"]), None)
         print(
@@ -54,19 +55,21 @@ def main() -> None:
             f"| {s['auc']:.3f} | {s['wall_s'] / 60:.1f} |"
         )
     median, low, high = median_interval(steps)
-    print(f"\nmedian steps_to_90 {median:g} [{low:g}, {high:g}]; {sum(np.isfinite(steps))} of {len(steps)} seeds")
+    reached = f"{sum(np.isfinite(steps))} of {len(steps)} seeds"
+    print(f"\nmedian steps_to_90 {median:g} [{low:g}, {high:g}]; {reached}")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     curves = [np.array(s["eval_curve"]) for s in summaries]
     for curve in curves:
         left.plot(curve[:, 0], curve[:, 1], color="tab:blue", alpha=0.3, linewidth=1)
     success = np.stack([c[:, 1] for c in curves])
-    left.plot(curves[0][:, 0], success.mean(0), color="tab:blue", linewidth=2.5, label=f"mean of {len(curves)} seeds")
+    bold = {"color": "tab:blue", "linewidth": 2.5}
+    left.plot(curves[0][:, 0], success.mean(0), label=f"mean of {len(curves)} seeds", **bold)
     left.axhline(0.088, color="grey", linestyle=":", label="uniform random policy")
     left.set(title="evaluation: 100 held-out episodes, sampled policy", ylabel="success")
     ours = np.stack([training_curve(rows(f / "episodes.jsonl"), last) for f in folders])
     x = np.arange(1, last // BIN + 1) * BIN
-    right.plot(x, np.nanmean(ours, 0), color="tab:blue", linewidth=2.5, label=f"this repository, mean of {len(folders)}")
+    right.plot(x, np.nanmean(ours, 0), label=f"this repository, mean of {len(folders)} seeds", **bold)
     official = sorted((RUNS / "official").glob("*.jsonl"))
     for i, path in enumerate(official):
         label = f"official JAX code, {len(official)} seeds" if i == 0 else None

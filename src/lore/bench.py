@@ -48,22 +48,27 @@ def main(cfg: Config) -> None:
         steps.append(_seconds(lambda: agent.update(batch), wait))
     step, unit = statistics.median(steps), statistics.median(units)
     row = {
-        "workload": f"{cfg.agent.batch_size}x{cfg.agent.seq_len} H{cfg.agent.horizon} raw147 {ACTIONS} actions",
+        "workload": f"{_shape(cfg)} raw147 {ACTIONS} actions",
         "device": torch.cuda.get_device_name(agent.device) if agent.device.type == "cuda" else "cpu",
         "dtype": cfg.dtype,
         "size": f"{cfg.size.deter}/{cfg.size.hidden}/{cfg.size.classes}/{cfg.size.units}",
         "params": sum(agent.optimizer.sizes),
-        "median_s": round(step, 5),
-        "matmul_s": round(unit, 6),
+        "median_s": float(f"{step:.4g}"),
+        "matmul_s": float(f"{unit:.4g}"),
         "matmul_units": round(step / unit, 2),
-        "gflop": round(flops.get_total_flops() / 1e9, 2),
+        "gflop": float(f"{flops.get_total_flops() / 1e9:.4g}"),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNITS_PER_MB),
     }
     print(f"{row['median_s']} s a gradient step, {row['matmul_units']} matmul units", file=sys.stderr)
     print(json.dumps(row))
 
 
-_RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, KiB elsewhere
+# getrusage counts bytes on macOS, KiB elsewhere
+_RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
+
+
+def _shape(cfg: Config) -> str:
+    return f"{cfg.agent.batch_size}x{cfg.agent.seq_len} H{cfg.agent.horizon}"
 
 
 def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:

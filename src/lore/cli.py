@@ -25,7 +25,7 @@ from lore.options import BadInput, Config
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 TRAIN, EVAL, BENCH = "lore-train", "lore-eval", "lore-bench"
-REFERENCE = ["obs=raw147", "agent.batch_size=16", "agent.seq_len=64"]  # the workload that peers are compared on
+REFERENCE = ["obs=raw147", "agent.batch_size=16", "agent.seq_len=64"]  # what peers are compared on
 EVAL_HELP = """lore-eval evaluates a checkpoint on held-out episodes; its last line is one JSON object.
 
   lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
@@ -85,10 +85,13 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench_main(argv: Sequence[str] | None = None) -> int:
-    """lore-bench: time of a gradient step on the reference workload. Takes lore-train's KEY=VALUE arguments."""
+    """lore-bench: time of a gradient step on the reference workload; takes lore-train's KEY=VALUE."""
     try:
         cfg = config.compose([*REFERENCE, *(sys.argv[1:] if argv is None else argv)])
-        print(f"{BENCH}: {cfg.agent.batch_size} x {cfg.agent.seq_len}, {cfg.dtype}, {cfg.device}", file=sys.stderr)
+        print(
+            f"{BENCH}: {cfg.agent.batch_size} x {cfg.agent.seq_len}, {cfg.dtype}, {cfg.device}",
+            file=sys.stderr,
+        )
         from lore.bench import main
 
         main(cfg)
