@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests import runs
 
 from lore import cli
-from tests import runs
 
 KILLED = -signal.SIGKILL
 MOST = {"write": 8, "row": 8, "rename": 4, "prune": 3}  # points that a run passes in two saves, or more
@@ -186,7 +186,8 @@ def kill_and_resume(whole: Path, folder: Path, kinds: list[str], *options: str) 
     for kind in kinds:
         status = killed(folder, kind, draw, size, *options)
         saved = [int(path.name[5:]) for path in runs.checkpoints(folder)]
-        torn = not (folder / "metrics.jsonl").read_bytes().endswith(b"\n")
+        metrics = folder / "metrics.jsonl"
+        torn = metrics.exists() and metrics.stat().st_size > 0 and not metrics.read_bytes().endswith(b"\n")
         partial = [path.name for path in (folder / "checkpoints").glob(".partial-*")]
         log.append(f"{kind}: exit {status}, saved {saved}, torn row {torn}, half-saved {partial}")
         assert status == KILLED, log
