@@ -178,6 +178,10 @@ def killed(folder: Path, kind: str, draw: random.Random, whole_size: int, *optio
     return child.returncode
 
 
+def ends_with_a_row(path: Path) -> bool:
+    return path.read_bytes()[-1:] in (b"\n", b"")
+
+
 def kill_and_resume(whole: Path, folder: Path, kinds: list[str], *options: str) -> None:
     """One run, killed once for each of `kinds` and resumed each time, ends as the uninterrupted one."""
     draw = random.Random(7)
@@ -186,10 +190,9 @@ def kill_and_resume(whole: Path, folder: Path, kinds: list[str], *options: str) 
     for kind in kinds:
         status = killed(folder, kind, draw, size, *options)
         saved = [int(path.name[5:]) for path in runs.checkpoints(folder)]
-        metrics = folder / "metrics.jsonl"
-        torn = metrics.exists() and metrics.stat().st_size > 0 and not metrics.read_bytes().endswith(b"\n")
+        torn = [path.name for path in folder.glob("*.jsonl") if not ends_with_a_row(path)]
         partial = [path.name for path in (folder / "checkpoints").glob(".partial-*")]
-        log.append(f"{kind}: exit {status}, saved {saved}, torn row {torn}, half-saved {partial}")
+        log.append(f"{kind}: exit {status}, saved {saved}, torn {torn}, half-saved {partial}")
         assert status == KILLED, log
     print("\n" + "\n".join(log))
     child = runs.start(folder, resume=True)

@@ -18,8 +18,9 @@ from lore.envs import VectorEnv
 from lore.types import Batch, Episode, Latent
 
 SUMMARY_KEYS = """
-    env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy eval_success_advised
-    eval_curve steps_to_90 auc llm_calls_used llm_cost_usd cache_hit_rate influence alerts
+    env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy
+    eval_success_advised eval_curve steps_to_90 auc llm_calls_used
+    llm_cost_usd cache_hit_rate influence alerts
 """
 
 

@@ -95,7 +95,7 @@ class Agent:
     beta1: float = 0.9  # LaProp: decay of the momentum
     beta2: float = 0.999  # LaProp: decay of the second moment
     opt_eps: float = 1e-20  # LaProp: epsilon
-    unimix: float = 0.01  # share of the uniform distribution in every categorical
+    unimix: float = 0.01  # share of the uniform distribution in every categorical latent
     free_nats: float = 1.0  # KL below which dyn and rep exert no pull
     bins: int = 255  # bins of the two-hot reward and value distributions
     slow_rate: float = 0.02  # share of the critic copied into the slow critic at an update

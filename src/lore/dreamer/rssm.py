@@ -104,11 +104,12 @@ class RSSM(nn.Module):
         mixed = torch.bmm(grouped, weight[:, :own]).transpose(0, 1).flatten(1)  # (N, D)
         x = mixed + torch.addmm(self.core_hidden.bias, shared, dense)
         hidden = F.silu(self.core_norm(x)).unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
-        gates = torch.baddbmm(self.core_gates.bias.view(g, 1, -1), hidden, self.core_gates.weight)
-        reset, candidate, update = gates.chunk(3, -1)  # (g, N, own) each
+        gates = torch.baddbmm(self.core_gates.bias.view(g, 1, -1), hidden, self.core_gates.weight).float()
+        reset, candidate, update = gates.chunk(3, -1)  # (g, N, own) each, float32 as in the scan
         candidate = fast_tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
-        return torch.lerp(grouped, candidate, update).transpose(0, 1).flatten(1)
+        new = torch.lerp(grouped.float(), candidate, update)
+        return new.to(deter.dtype).transpose(0, 1).flatten(1)
 
     def prior_probs(self, deter: Tensor) -> Tensor:
         """(..., D) -> prior probabilities (..., S, K), float32."""

@@ -18,7 +18,10 @@ def symlog(x: Tensor) -> Tensor:
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """tanh by way of the sigmoid, which torch computes several times faster on a CPU."""
+    """tanh of float32 by way of the sigmoid, which torch computes several times faster on a CPU.
+
+    Not for bfloat16: near 0 it would round to multiples of 1/128.
+    """
     return torch.sigmoid(x * 2).mul(2).sub_(1)
 
 
