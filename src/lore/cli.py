@@ -192,7 +192,7 @@ def _train(cfg: Config, run_dir: Path) -> int:
             sys.excepthook(type(error), error, error.__traceback__)
         print(f"{TRAIN}: {_brief(error)}; traceback in {trace}", file=sys.stderr)
         return FAILED
-    return INTERRUPTED if ended == "interrupted" else DONE
+    return _say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
 
 
 def _announce(cfg: Config, before: str = "") -> None:

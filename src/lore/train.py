@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections import deque
@@ -44,8 +45,8 @@ def train(cfg: Config, run_dir: Path) -> str:
             trainer.tick()
         status = "finished" if trainer.env_step >= cfg.run.steps else "interrupted"
         trainer.finish(status)
-        done = f"lore-eval run={run_dir} video=true"
-        logger.close(status, done if status == "finished" else f"lore-train resume={run_dir}")
+        done = f"lore-eval run={shlex.quote(str(run_dir))} video=true"
+        logger.close(status, done if status == "finished" else "")
     return status
 
 

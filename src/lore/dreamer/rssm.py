@@ -192,7 +192,7 @@ class RSSM(nn.Module):
         return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
-        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T), at least free_nats."""
+        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) from free_nats."""
         post = observed.probs
         prior = self.prior_probs(observed.feat[..., : self.deter])
         dyn = categorical_kl(post.detach(), prior).clamp(min=self.free_nats)
