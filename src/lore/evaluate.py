@@ -22,7 +22,7 @@ from lore.guided_policy import Agent, GuidedPolicy
 from lore.options import BadInput, Config, EvalOptions
 from lore.random_agent import RandomAgent
 from lore.rng import generator
-from lore.types import Carry, Episode, Latent
+from lore.types import Episode
 
 if TYPE_CHECKING:
     from lore.video import Recorder
@@ -49,17 +49,15 @@ class Evaluator:
         rng = generator(self.seed, f"evaluation/{mode}/{env_step}", agent.device)
         policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy)
         games = [_Game(env, i, env_step) for i, env in enumerate(self._envs)]
-        carry, live = agent.initial(self.episodes), games
-        while live:
-            obs = {k: np.stack([g.obs[k] for g in live]) for k in live[0].obs}
-            obs["is_first"] = np.array([g.length == 0 for g in live])
+        carry = agent.initial(self.episodes)
+        # Episodes that are over stay in the batch: every new batch size would cost time and memory.
+        while any(not game.over for game in games):
+            obs = {k: np.stack([g.obs[k] for g in games]) for k in games[0].obs}
+            obs["is_first"] = np.array([g.length == 0 for g in games])
             carry, decision = policy(carry, obs)
-            for game, action in zip(live, decision.action.tolist(), strict=True):
-                game.step(action)
-            keep = torch.tensor([not g.over for g in live], device=agent.device)
-            if not keep.all():
-                carry = _select(carry, keep)
-                live = [g for g in live if not g.over]
+            for game, action in zip(games, decision.action.tolist(), strict=True):
+                if not game.over:
+                    game.step(action)
         return [g.episode() for g in games]
 
 
@@ -93,11 +91,6 @@ class _Game:
             success=self.return_ > 0,
             shaped_return=self.shaped,
         )
-
-
-def _select(carry: Carry, keep: torch.Tensor) -> Carry:
-    latent = Latent(carry.latent.deter[keep], carry.latent.stoch[keep])
-    return Carry(latent, carry.prev_action[keep])
 
 
 @dataclass(frozen=True)
