@@ -63,7 +63,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_rest_is_exact(whole: Path, tmp_p
     child = runs.start(folder, "logger.terminal=plain")
     wait_for(child, folder, size=2000)
     child.send_signal(signal.SIGINT)
-    output, _ = child.communicate(timeout=60)
+    output, _ = child.communicate(timeout=300)
     assert child.returncode == cli.INTERRUPTED, output
     assert "lore-train resume=" in output.splitlines()[-1]
     assert str(folder) in output.splitlines()[-1]
@@ -131,7 +131,7 @@ def test_a_damaged_latest_checkpoint_costs_one_line_and_no_more_than_itself(
 ) -> None:
     folder = tmp_path / "run"
     child = runs.start(folder, die="rename:6")  # each save renames a piece and the checkpoint
-    child.communicate(timeout=60)
+    child.communicate(timeout=300)
     latest = runs.checkpoints(folder)[-1]
     assert latest.name == "step-000000060"
     os.truncate(latest / "state.pt", 1000)
@@ -149,7 +149,7 @@ def test_a_damaged_latest_checkpoint_costs_one_line_and_no_more_than_itself(
 def wait_for(child: subprocess.Popen[str], folder: Path, size: int) -> None:
     """Until metrics.jsonl has `size` bytes or the child is gone."""
     path = folder / "metrics.jsonl"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while (
         child.poll() is None
         and time.monotonic() < until
@@ -174,7 +174,7 @@ def killed(folder: Path, kind: str, draw: random.Random, whole_size: int, *optio
     elif kind == "start":
         time.sleep(draw.uniform(0.2, 4))
         child.kill()
-    child.communicate(timeout=120)
+    child.communicate(timeout=300)
     return child.returncode
 
 
@@ -196,7 +196,7 @@ def kill_and_resume(whole: Path, folder: Path, kinds: list[str], *options: str) 
         assert status == KILLED, log
     print("\n" + "\n".join(log))
     child = runs.start(folder, resume=True)
-    output, _ = child.communicate(timeout=120)
+    output, _ = child.communicate(timeout=300)
     assert child.returncode == cli.DONE, output
     runs.assert_same_run(whole, folder)
 
