@@ -23,7 +23,7 @@ class Run:
 
     steps: int = 10_000  # environment steps of the whole run, prefill included
     envs: int = 1  # environments side by side
-    prefill: int = 300  # uniformly random steps before the first gradient step
+    prefill: int = 300  # steps before the first gradient step, by the untrained (nearly uniform) policy
     eval_every: int = 500  # 0 switches evaluation off
     eval_episodes: int = 100  # held-out episodes an evaluation
     eval_greedy: bool = True  # evaluate the greedy policy beside the sampled one
