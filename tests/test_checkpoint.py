@@ -81,7 +81,7 @@ def test_what_was_saved_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: Pat
     for step, ticks in enumerate((0, 3, 1, 0, 4)):
         fill(replay, ticks)
         state = {"weights": torch.randn(5).to(dtype), "curve": [[1, 0.5]], "none": None, "n": replay.total}
-        saver.save(step, state)
+        saver.save(step, state).result()
         found, loaded = restored(tmp_path, replay)
         assert runs.difference(found, contents(replay)) == ""
         assert runs.difference(loaded, state) == ""
@@ -99,7 +99,7 @@ def test_a_piece_once_written_is_never_written_again(tmp_path: Path) -> None:
     before: dict[str, tuple[int, int]] = {}
     for step in range(1, 5):
         fill(replay, 4)
-        saver.save(step, {})
+        saver.save(step, {}).result()
         now = pieces(tmp_path)
         assert len(now) == step
         assert {name: now[name] for name in before} == before
@@ -109,13 +109,13 @@ def test_a_piece_once_written_is_never_written_again(tmp_path: Path) -> None:
 def test_a_resumed_run_appends_to_the_pieces_it_found(tmp_path: Path) -> None:
     replay = buffer()
     fill(replay, 7)
-    Checkpoints(tmp_path, replay).save(1, {})
+    Checkpoints(tmp_path, replay).save(1, {}).result()
     before = pieces(tmp_path)
     resumed = buffer()
     saver = Checkpoints(tmp_path, resumed)
     saver.load()
     fill(resumed, 2)
-    saver.save(2, {})
+    saver.save(2, {}).result()
     assert spans(tmp_path) == [[0, 7], [7, 9]]
     assert pieces(tmp_path).items() > before.items()
 
@@ -125,7 +125,7 @@ def test_the_two_latest_are_kept(tmp_path: Path) -> None:
     saver = Checkpoints(tmp_path, replay)
     for step in (0, 5, 12, 100):
         fill(replay, 1)
-        saver.save(step, {"step": step})
+        saver.save(step, {"step": step}).result()
     assert [path.name for path in runs.checkpoints(tmp_path)] == ["step-000000012", "step-000000100"]
     assert load_state(tmp_path)["step"] == 100
     assert load_state(tmp_path, "step-000000012")["step"] == 12
@@ -137,7 +137,7 @@ def test_pieces_go_when_the_ring_has_left_them_behind(tmp_path: Path) -> None:
     saver = Checkpoints(tmp_path, replay)
     for step in range(1, 9):
         fill(replay, 6)
-        saver.save(step, {})
+        saver.save(step, {}).result()
         oldest = max(0, replay.total - 6 - replay.ticks)  # of the checkpoint before
         on_disk = sorted([int(n[:9]), int(n[10:19])] for n in pieces(tmp_path))
         assert on_disk == [[a, a + 6] for a in range(0, replay.total, 6) if a + 6 > oldest]
@@ -151,7 +151,7 @@ def test_after_wrap_around_the_ring_comes_back_as_it_was(ticks: int, tmp_path: P
         saver = Checkpoints(tmp_path, replay)
         saver.load()
         fill(replay, ticks)
-        saver.save(step, {})
+        saver.save(step, {}).result()
         found, _ = restored(tmp_path, replay)
         assert runs.difference(found, contents(replay)) == ""
     assert replay.total > 2 * replay.ticks
@@ -159,7 +159,7 @@ def test_after_wrap_around_the_ring_comes_back_as_it_was(ticks: int, tmp_path: P
 
 def test_the_empty_part_of_the_ring_is_not_written(tmp_path: Path) -> None:
     replay = ReplayBuffer(100_000, 1, columns(SPEC, 6), 512, 32, generator(0, "replay"))
-    Checkpoints(tmp_path, replay).save(0, {})
+    Checkpoints(tmp_path, replay).save(0, {}).result()
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 50_000
 
 
@@ -176,10 +176,10 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(name: str, damage: str, 
     replay = buffer()
     saver = Checkpoints(tmp_path, replay)
     fill(replay, 4)
-    saver.save(1, {"step": 1})
+    saver.save(1, {"step": 1}).result()
     before = contents(replay)
     fill(replay, 4)
-    saver.save(2, {"step": 2})
+    saver.save(2, {"step": 2}).result()
     latest = runs.checkpoints(tmp_path)[-1]
     DAMAGE[damage]((latest / name).resolve())
     with pytest.raises(Unreadable) as error:
@@ -197,7 +197,7 @@ def test_leftovers_of_a_killed_save_are_cleaned_up(tmp_path: Path) -> None:
     replay = buffer()
     saver = Checkpoints(tmp_path, replay)
     fill(replay, 4)
-    saver.save(1, {})
+    saver.save(1, {}).result()
     folder = tmp_path / "checkpoints"
     (folder / ".partial-000000002").mkdir()
     (folder / ".partial-000000002" / "state.pt").write_bytes(b"half")
@@ -207,12 +207,12 @@ def test_leftovers_of_a_killed_save_are_cleaned_up(tmp_path: Path) -> None:
     saver.load()
     assert not list(folder.glob(".partial*"))
     fill(replay, 4)
-    saver.save(3, {})
+    saver.save(3, {}).result()
     assert sorted(pieces(tmp_path)) == ["000000000-000000004.pt", "000000004-000000008.pt"]
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, None).save(7, {})
+    Checkpoints(tmp_path, None).save(7, {}).result()
     with pytest.raises(FileNotFoundError, match=r"step-000000009.*there: step-000000007"):
         load_state(tmp_path, "step-000000009")
 
@@ -270,7 +270,7 @@ def test_a_save_that_dies_at_any_moment_leaves_the_old_state_or_the_new(
     saver = Checkpoints(tmp_path / "before", replay)
     for step in (1, 2, 3, 4):
         fill(replay, 7)
-        saver.save(step, {"step": step})
+        saver.save(step, {"step": step}).result()
     old = contents(replay)
     fill(replay, 7)
     new = contents(replay)
@@ -284,7 +284,7 @@ def test_a_save_that_dies_at_any_moment_leaves_the_old_state_or_the_new(
         fill(replay, 7)
         try:
             with dying(moment) as passed:
-                saver.save(5, {"step": 5})
+                saver.save(5, {"step": 5}).result()
             break
         except Killed:
             pass
@@ -297,7 +297,7 @@ def test_a_save_that_dies_at_any_moment_leaves_the_old_state_or_the_new(
         outcomes.add(state["step"])
         for step in (6, 7):
             fill(resumed, 7)
-            saver.save(step, {"step": step})
+            saver.save(step, {"step": step}).result()
         found, _ = restored(folder, resumed)
         assert runs.difference(found, contents(resumed)) == "", passed[-1]
         assert len(runs.checkpoints(folder)) == 2
@@ -317,9 +317,9 @@ def own_time() -> float:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_save_at_100_000_steps_stalls_training_less_than_a_second(dtype: str, tmp_path: Path) -> None:
-    """Size 1m, symbolic observations, 500 new steps a save.
+    """Size 1m, symbolic observations, 500 new steps a save; training goes on while the thread writes.
 
-    Time without a core does not count, and of three saves the best does: the first also fetch memory.
+    The stall is the longest time between two small operations, without that in which there was no core.
     """
     cfg = compose([f"dtype={dtype}"])
     replay = build_replay(cfg, {"symbolic": ObsSpec((7, 7, 3), classes=11)}, 7)
@@ -328,13 +328,30 @@ def test_a_save_at_100_000_steps_stalls_training_less_than_a_second(dtype: str, 
     for store in replay.latents.values():
         store.fill_(1)  # all of it is in memory, as it is in training
     state = {"master": torch.randn(3, 700_000)}  # weights and both moments
-    saver.save(99_500, state)
-    stalls = []
+    saver.save(99_500, state).result()
+    stalls, written = [], []
     for _ in range(3):
         replay.total += 500
-        started = own_time()
-        saver.save(replay.total, state)
-        stalls.append(own_time() - started)
-    print(f"\n{dtype}: saves of {', '.join(f'{stall:.2f}' for stall in stalls)} s")
+        last = started = own_time()
+        pending = saver.save(replay.total, state)
+        longest = 0.0
+        while not pending.done():
+            torch.ones(1000).sum()
+            longest, last = max(longest, own_time() - last), own_time()
+        pending.result()
+        stalls.append(longest)
+        written.append(own_time() - started)
+    print(f"\n{dtype}: stalls {stalls} s, durable after {written} s")
     assert len(replay) == 100_000
-    assert min(stalls) < 1
+    assert max(stalls) < 1
+
+
+def test_an_error_of_the_writing_thread_is_raised(tmp_path: Path) -> None:
+    saver = Checkpoints(tmp_path, buffer())
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    saver.save(1, {})
+    with pytest.raises(OSError, match="checkpoints"):
+        saver.save(2, {})
+    saver.save(3, {})
+    with pytest.raises(OSError, match="checkpoints"):
+        saver.wait()

@@ -4,7 +4,8 @@
     checkpoints/rows/             replay rows in pieces that never change, shared by the checkpoints
 
 A checkpoint is written beside its final name, synced and renamed; the two latest are kept. Rows are
-appended: a piece holds what came since the checkpoint before.
+appended: a piece holds what came since the checkpoint before. Training waits for the copy in memory only;
+a thread does the writing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,52 @@ class Checkpoints:
     def __init__(self, run_dir: Path, replay: ReplayBuffer | None):
         self.dir, self.replay = run_dir / "checkpoints", replay
         self._segments: list[list[int]] = []  # [start, stop) ticks of the replay, oldest first
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future[None] | None = None
 
-    def save(self, env_step: int, state: dict[str, Any]) -> None:
-        """Write `state` (tensors, numbers, strings, lists and dicts of these) and the replay, durably."""
+    def save(self, env_step: int, state: dict[str, Any]) -> Future[None]:
+        """Copy the replay; write it and `state` in the background. The result comes when both are durable.
+
+        state: tensors, numbers, strings, lists and dicts of these, which nobody changes afterwards. Waits for
+        the save before this one, and raises what it raised.
+        """
+        self.wait()
+        rows = latents = None
+        if self.replay is not None:
+            start = self._drop_overwritten(self.replay)
+            if start < self.replay.total:
+                rows = (start, self.replay.total, self.replay.rows(start, self.replay.total))
+                self._segments.append([start, self.replay.total])
+            latents = self.replay.state_dict()
+        self._pending = self._writer.submit(self._save, env_step, state, list(self._segments), rows, latents)
+        return self._pending
+
+    def wait(self) -> None:
+        """Until the save under way is durable; raises what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _save(
+        self,
+        env_step: int,
+        state: dict[str, Any],
+        segments: list[list[int]],
+        rows: tuple[int, int, dict[str, torch.Tensor]] | None,
+        latents: dict[str, Any] | None,
+    ) -> None:
         final = self.dir / f"step-{env_step:09d}"
         if final.exists():
             return  # resumed here and stopped before another step: it holds this very state
-        self.dir.mkdir(parents=True, exist_ok=True)
         partial = self.dir / f".partial-{env_step:09d}"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        if self.replay is not None:
-            self._append_rows(self.replay)
-            _write(partial / "replay.pt", {k: _own(v) for k, v in self.replay.state_dict().items()})
-        _write(partial / "segments.json", self._segments)
+        partial.mkdir(parents=True)
+        if rows is not None:
+            start, stop, values = rows
+            self._write_rows(self._rows(start, stop), values)
+        if latents is not None:
+            _write(partial / "replay.pt", latents)
+        _write(partial / "segments.json", segments)
         _write(partial / "state.pt", state)
         _sync(partial)
         os.rename(partial, final)
@@ -57,6 +91,7 @@ class Checkpoints:
 
         Raises ValueError, naming the file and what to do, where the checkpoint cannot be read.
         """
+        self.wait()
         for leftover in self.dir.glob(".partial-*"):
             shutil.rmtree(leftover)
         found = sorted(self.dir.glob("step-*"))
@@ -78,28 +113,26 @@ class Checkpoints:
     def _rows(self, start: int, stop: int) -> Path:
         return self.dir / "rows" / f"{start:09d}-{stop:09d}.pt"
 
-    def _append_rows(self, replay: ReplayBuffer) -> None:
+    def _drop_overwritten(self, replay: ReplayBuffer) -> int:
+        """Forget pieces that the ring has left behind. Returns the first tick that is in no piece."""
         oldest = replay.total - replay.filled
         start = max(oldest, self._segments[-1][1] if self._segments else 0)
-        if start < replay.total:
-            path = self._rows(start, replay.total)
-            path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            _write(partial, replay.rows(start, replay.total))
-            os.rename(partial, path)
-            _sync(path.parent)
-            self._segments.append([start, replay.total])
         self._segments = [s for s in self._segments if s[1] > oldest]
+        return start
+
+    @staticmethod
+    def _write_rows(path: Path, values: dict[str, torch.Tensor]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        _write(partial, values)
+        os.rename(partial, path)
+        _sync(path.parent)
 
     def _prune(self) -> None:
         found = sorted(self.dir.glob("step-*"))
         for old in found[:-KEEP]:
             shutil.rmtree(old)
-        needed = {
-            self._rows(*segment)
-            for kept in found[-KEEP:]
-            for segment in json.loads((kept / "segments.json").read_text())
-        }
+        needed = {self._rows(*segment) for kept in found[-KEEP:] for segment in _read(kept / "segments.json")}
         for path in (self.dir / "rows").glob("*"):
             if path not in needed:
                 path.unlink()
@@ -116,13 +149,6 @@ def load_state(run_dir: Path, name: str = "latest") -> dict[str, Any]:
         there = ", ".join(p.name for p in found) or "none"
         raise FileNotFoundError(f"no checkpoint {name!r} in {run_dir}; there: {there}")
     return _read(chosen[0] / "state.pt")
-
-
-def _own(value: Any) -> Any:
-    """`value` without the memory around it: torch.save writes all that is behind a view."""
-    if isinstance(value, torch.Tensor) and value.nbytes < value.untyped_storage().nbytes():
-        return value.clone()
-    return value
 
 
 def _write(path: Path, value: Any) -> None:

@@ -104,7 +104,7 @@ class ReplayBuffer:
         span = start.unsqueeze(1) + torch.arange(seq_len + 1, device=self.device)  # (B, T+1)
         index = span % self.ticks * self.num_envs + (draw % self.num_envs).unsqueeze(1)
         now = index[:, 1:]
-        rows = {k: _gather(v, now) for k, v in self.static.items() if k not in ("action",)}
+        rows = {k: _gather(v, now) for k, v in self.static.items() if k != "action"}
         action = _gather(self.static["action"], index).long()
         return Batch(
             obs={k.removeprefix("obs/"): v for k, v in rows.items() if k.startswith("obs/")},
@@ -143,8 +143,9 @@ class ReplayBuffer:
             self.static[key][slots] = value.to(self.device)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """The latents (which training rewrites all over) and the count; `rows` gives the rest in pieces."""
-        return {"total": self.total} | {k: v[: self.filled].cpu() for k, v in self.latents.items()}
+        """Copies of the latents (which training rewrites all over), and the count; `rows` gives the rest."""
+        held = {k: v[: self.filled].to("cpu", copy=True) for k, v in self.latents.items()}
+        return {"total": self.total} | held
 
     def load_state_dict(self, state: Mapping) -> None:
         self.total = state["total"]

@@ -25,26 +25,28 @@ from lore.memory import keep_freed_memory
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import make_summary
+from lore.metrics.view import WINDOW
 from lore.options import Config
 from lore.rng import generator
 from lore.types import FLAGS
-
-WINDOW = 20  # training episodes in the windowed success
 
 
 def train(cfg: Config, run_dir: Path) -> str:
     """Train in `run_dir`, from its latest checkpoint if it holds one. Returns "finished" or "interrupted".
 
-    The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops at once.
+    The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops there.
     """
     keep_freed_memory()
     with RunLogger(run_dir, cfg.logger, asdict(cfg)) as logger, _stop_signal() as stop:
         trainer = Trainer(cfg, run_dir, logger)
-        trainer.restore()
-        while trainer.env_step < cfg.run.steps and not stop:
-            trainer.tick()
-        status = "finished" if trainer.env_step >= cfg.run.steps else "interrupted"
-        trainer.finish(status)
+        try:
+            trainer.restore()
+            while trainer.env_step < cfg.run.steps and not stop:
+                trainer.tick()
+            status = "finished" if trainer.env_step >= cfg.run.steps else "interrupted"
+            trainer.finish(status)
+        finally:
+            trainer.checkpoints.wait()  # a save under way is completed whatever happened
         done = f"lore-eval run={shlex.quote(str(run_dir))} video=true"
         logger.close(status, done if status == "finished" else "")
     return status
@@ -175,6 +177,7 @@ class Trainer:
         ):
             self.evaluate()
         self.save()
+        self.checkpoints.wait()
         self.summary(status)
 
     def save(self) -> None:
@@ -203,7 +206,7 @@ class Trainer:
             "metrics": self.metrics.state_dict(),
             "logger": self.logger.state_dict(),
             "updates": self.updates,
-            "curve": self.curve,
+            "curve": list(self.curve),
             "greedy": self.greedy,
             "window": list(self.window),
             "episodes": [self.episodes, self.successes],

@@ -117,3 +117,17 @@ def test_conv_keeps_height_and_width_and_correlates_with_a_5x5_kernel():
     for i, j in [(0, 0), (3, 4), (5, 7)]:
         want = (padded[:, i : i + 5, j : j + 5] * double(conv.weight[0])).sum()
         assert got[0, 0, i, j] == pytest.approx(want, abs=1e-5)
+
+
+def test_up_conv_is_a_convolution_of_the_doubled_image():
+    up = layers.UpConv(3, 2, rng()).double()
+    torch.nn.init.normal_(up.bias, generator=rng(1))
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64, generator=rng(2), requires_grad=True)
+    grad = torch.randn(2, 2, 8, 12, dtype=torch.float64, generator=rng(3))
+    doubled = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    expected = torch.nn.functional.conv2d(doubled, up.weight, up.bias, padding=2)
+    inputs = (x, up.weight, up.bias)
+    torch.testing.assert_close(up(x), expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(up(x), inputs, grad), torch.autograd.grad(expected, inputs, grad)
+    )

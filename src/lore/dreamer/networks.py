@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lore.nn.distributions import class_loss, symlog
-from lore.nn.layers import MLP, BlockLinear, ChannelNorm, Conv, Dense, Linear, Norm
+from lore.nn.layers import MLP, BlockLinear, ChannelNorm, Conv, Dense, Linear, Norm, UpConv
 from lore.options import Size
 from lore.rng import generator
 from lore.types import ObsSpec
@@ -99,9 +99,9 @@ class Decoder(nn.Module):
             )
             self.space_norm = Norm(depths[-1])
             up = depths[::-1]
-            self.convs = nn.ModuleList(Conv(i, o, rng) for i, o in itertools.pairwise(up))
+            self.convs = nn.ModuleList(UpConv(i, o, rng) for i, o in itertools.pairwise(up))
             self.norms = nn.ModuleList(ChannelNorm(o) for o in up[1:])
-            self.out = Conv(up[-1], sum(s.shape[-1] for s in self.image.values()), rng)
+            self.out = UpConv(up[-1], sum(s.shape[-1] for s in self.image.values()), rng)
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
         """feat (N, F) -> key -> class logits (N, *shape, K), symlog means (N, *shape), or pixels in [0, 1]
@@ -125,8 +125,8 @@ class Decoder(nn.Module):
         x = x.permute(0, 2, 3, 1, 4).flatten(-2)  # (N, h, w, c)
         x = F.silu(self.space_norm(x + self.from_stoch(stoch).unflatten(-1, (h, w, c)))).movedim(-1, 1)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.silu(norm(conv(_double(x))))
-        return torch.sigmoid(self.out(_double(x)).float()).movedim(1, -1)  # (N, H, W, C)
+            x = F.silu(norm(conv(x)))
+        return torch.sigmoid(self.out(x).float()).movedim(1, -1)  # (N, H, W, C)
 
     def losses(self, outs: dict[str, Tensor], obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Negative log-likelihood (categories) or squared error (vectors after symlog, pixels in [0, 1]),
@@ -142,7 +142,3 @@ class Decoder(nn.Module):
                 error = (out - symlog(obs[key].float())).square()
             losses[key] = error.reshape(len(error), -1).sum(1)
         return losses
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.repeat_interleave(2, -1).repeat_interleave(2, -2)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-4
+KERNEL = 5  # side of every convolution
 TRUNCATION = 1.1368  # standard deviation of a unit normal cut at two sigma, inverted
 
 
@@ -68,16 +69,44 @@ class Norm(nn.Module):
 
 
 class Conv(nn.Module):
-    """5x5 'same' convolution in NCHW."""
+    """5x5 'same' convolution of images in channels-last memory, NCHW by shape."""
 
-    def __init__(self, fan_in: int, fan_out: int, rng: torch.Generator, kernel: int = 5):
+    def __init__(self, fan_in: int, fan_out: int, rng: torch.Generator):
         super().__init__()
-        shape = (fan_out, fan_in, kernel, kernel)
-        self.weight = nn.Parameter(trunc_normal(shape, fan_in * kernel * kernel, 1.0, rng))
+        shape = (fan_out, fan_in, KERNEL, KERNEL)
+        self.weight = nn.Parameter(trunc_normal(shape, fan_in * KERNEL * KERNEL, 1.0, rng))
         self.bias = nn.Parameter(torch.zeros(fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding="same")
+        weight = self.weight.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, self.bias, padding=KERNEL // 2)
+
+
+class UpConv(Conv):
+    """`Conv` on an image whose sides were doubled by repetition, (N, C, H, W) -> (N, C', 2H, 2W).
+
+    Each of the four pixels that repeat one sees a 3x3 neighbourhood of the small image through sums of the
+    kernel's entries: 9 products in place of 25, and no large image to read.
+    """
+
+    fold: Tensor
+
+    def __init__(self, fan_in: int, fan_out: int, rng: torch.Generator):
+        super().__init__(fan_in, fan_out, rng)
+        fold = torch.zeros(2, 3, KERNEL)  # (pixel of the pair, neighbour, entry of the kernel)
+        for pixel, entry in itertools.product(range(2), range(KERNEL)):
+            fold[pixel, (pixel + entry - KERNEL // 2) // 2 + 1, entry] = 1.0
+        self.register_buffer("fold", fold, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, channels = self.weight.shape[:2]
+        fold = self.fold.to(self.weight.dtype)
+        weight = torch.einsum("pyk,qxl,oikl->opqiyx", fold, fold, self.weight).reshape(
+            4 * out, channels, 3, 3
+        )
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        pixels = F.conv2d(x, weight, self.bias.repeat_interleave(4), padding=1)
+        return F.pixel_shuffle(pixels, 2)
 
 
 class ChannelNorm(Norm):
