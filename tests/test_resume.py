@@ -210,7 +210,7 @@ def test_kill_9_leaves_no_gap_and_no_duplicate(whole: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_kill_9_at_ten_moments_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
-    options = ["run.steps=400", "run.save_every=20"]
+    options = ["run.steps=1000", "run.save_every=20"]
     whole = runs.run(tmp_path / "whole", *options)
     kinds = ["start", "size", "write", "row", "start", "size", "prune", "rename", "write", "size"]
     kill_and_resume(whole, tmp_path / "run", kinds, *options)

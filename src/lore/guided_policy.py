@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lore.nn.distributions import sample_index
+from lore.nn import fused
 from lore.types import Belief, Carry, Latent, ObsSpec
 
 
@@ -49,5 +49,5 @@ class GuidedPolicy:
             action = belief.logits.argmax(-1)
         else:
             uniform = torch.rand(len(is_first), generator=self.rng, device=device)
-            action = sample_index(belief.logits.softmax(-1), uniform)
+            action = fused.sample(belief.logits.unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
         return Carry(latent, action), Decision(action, belief)

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch.distributions import Categorical, Independent, kl_divergence
 
 from lore.nn import distributions as d
@@ -90,14 +89,6 @@ def test_bins_are_exactly_antisymmetric_around_an_exact_zero():
 def test_even_number_of_bins_is_refused():
     with pytest.raises(ValueError, match=r"agent\.bins"):
         d.symexp_bins(254)
-
-
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
-def test_fast_tanh_is_tanh(dtype, tolerance):
-    x = torch.linspace(-10, 10, 2001).to(dtype)
-    error = (d.fast_tanh(x).double() - x.double().tanh()).abs()
-    assert error.max() < tolerance
-    assert d.fast_tanh(torch.zeros(1, dtype=dtype)) == 0
 
 
 # two-hot
@@ -198,19 +189,6 @@ def test_two_hot_loss_sends_no_gradient_into_targets():
     assert target.grad is None
 
 
-def test_rows_of_a_two_hot_are_the_two_hot_of_the_rows():
-    bins = d.symexp_bins(255)
-    logits = torch.randn(4, 9, 255, generator=rng()).requires_grad_()
-    targets = TARGETS.expand(3, 9)
-    part = d.TwoHot(logits, bins)[:-1]
-    whole = d.TwoHot(logits[:-1], bins)
-    assert torch.equal(part.mean, whole.mean)
-    assert torch.equal(part.loss(targets), whole.loss(targets))
-    (a,) = torch.autograd.grad(part.loss(targets).sum(), logits)
-    (b,) = torch.autograd.grad(whole.loss(targets).sum(), logits)
-    assert torch.equal(a, b) and not a[-1].any()
-
-
 def test_two_hot_takes_bfloat16_logits_and_computes_in_float32():
     bins = d.symexp_bins(255)
     logits = (torch.randn(len(TARGETS), 255, generator=rng()) * 3).bfloat16().requires_grad_()
@@ -274,82 +252,12 @@ def test_unimix_gradient_is_that_of_the_formula(classes):
     np.testing.assert_allclose(logits.grad.numpy(), want, atol=1e-6)
 
 
-# samples
-
-
-def test_sample_frequencies_follow_the_probabilities():
-    probs = torch.tensor([0.5, 0.01, 0.29, 0.2])
-    n = 50_000
-    index = d.sample_index(probs.expand(n, 4), torch.rand(n, generator=rng()))
-    counts = np.bincount(index.numpy(), minlength=4)
-    assert stats.chisquare(counts, n * probs.double().numpy() / probs.double().sum().item()).pvalue > 1e-3
-
-
-def test_samples_of_one_row_do_not_depend_on_other_rows():
-    probs = torch.rand(6, 3, 5, generator=rng())
-    probs /= probs.sum(-1, keepdim=True)
-    uniform = torch.rand(6, 3, generator=rng(1))
-    together = d.sample_index(probs, uniform)
-    for i in range(6):
-        for j in range(3):
-            assert together[i, j] == d.sample_index(probs[i, j], uniform[i, j])
-
-
-def test_sample_is_the_inverse_of_the_cumulative_distribution():
-    probs = torch.tensor([0.125, 0.0, 0.25, 0.625])  # exact in binary
-    uniform = torch.tensor([0.0, 0.12499, 0.125, 0.37499, 0.375, 0.99])
-    assert d.sample_index(probs.expand(6, 4), uniform).tolist() == [0, 0, 2, 2, 3, 3]
-
-
-@pytest.mark.parametrize("classes", [4, 32])
-def test_a_uniform_on_the_edge_of_two_classes_takes_the_upper_one(classes):
-    probs = torch.full((classes, classes), 1 / classes)  # exact in binary
-    edges = torch.arange(classes) / classes
-    assert d.sample_index(probs, edges).tolist() == list(range(classes))
-
-
-@pytest.mark.parametrize("classes", [4, 32])
-def test_uniform_zero_skips_leading_classes_without_probability(classes):
-    probs = torch.zeros(classes)
-    probs[2:4] = 0.5
-    assert d.sample_index(probs, torch.tensor(0.0)) == 2
-
-
-@pytest.mark.parametrize("classes", [2, 4, 7, 64, 1000])
-def test_largest_uniform_gives_a_valid_last_class(classes):
-    probs = torch.rand(500, classes, generator=rng())
-    probs /= probs.sum(-1, keepdim=True)  # the cumulative sum of many rows ends a little below 1
-    index = d.sample_index(probs, torch.full((500,), 1 - 2**-24))
-    assert (index < classes).all()
-    assert (index >= classes - 2).all() if classes < 10 else (index >= 0.9 * classes).all()
-
-
 def test_one_hot_places_a_single_one():
     got = d.one_hot(torch.tensor([[2, 0]], dtype=torch.uint8), 3, torch.float32)
     assert got.tolist() == [[[0, 0, 1], [1, 0, 0]]]
 
 
 # straight-through
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_straight_through_is_the_sample_forward_and_the_probabilities_backward(dtype):
-    probs = torch.tensor([[0.2, 0.5, 0.3]], requires_grad=True)
-    hot = torch.tensor([[1.0, 0.0, 0.0]], dtype=dtype)
-    out = d.straight_through(hot, probs)
-    assert torch.equal(out, hot) and out.dtype == dtype
-    (out.float() * torch.tensor([[3.0, -1.0, 0.5]])).sum().backward()
-    assert probs.grad.tolist() == [[3.0, -1.0, 0.5]] and probs.grad.dtype == torch.float32
-
-
-def test_straight_through_equals_the_detach_formula():
-    logits = torch.randn(5, 4, generator=rng()).requires_grad_()
-    hot = torch.eye(4)[torch.randint(4, (5,), generator=rng())]
-    weight = torch.randn(5, 4, generator=rng(1))
-    (a,) = torch.autograd.grad((d.straight_through(hot, logits.softmax(-1)) * weight).sum(), logits)
-    probs = logits.softmax(-1)
-    (b,) = torch.autograd.grad(((hot + probs - probs.detach()) * weight).sum(), logits)
-    torch.testing.assert_close(a, b)
 
 
 # divergences and losses

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lore.dreamer.returns import ReturnScale, lambda_return
 from lore.dreamer.rssm import Imagined
-from lore.nn.distributions import TwoHot, sample_index, symexp_bins, unimix_probs
+from lore.nn import fused
+from lore.nn.distributions import TwoHot, symexp_bins
 from lore.nn.layers import MLP
 from lore.options import Agent, Size
 from lore.rng import generator
@@ -91,7 +92,7 @@ class ActorCritic(nn.Module):
     def sample(self, feat: Tensor, rng: torch.Generator) -> Tensor:
         """feat (N, F) -> actions (N,) drawn from the policy."""
         uniform = torch.rand(len(feat), generator=rng, device=feat.device)
-        return sample_index(unimix_probs(self.logits(feat), 0.0), uniform)
+        return fused.sample(self.actor(feat).unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
 
     def loss(
         self, imagined: Imagined, reward: Tensor, cont: Tensor
@@ -103,9 +104,9 @@ class ActorCritic(nn.Module):
         the returns and to its slow copy's prediction.
         """
         feat, o = imagined.feat, self.options
-        critic = self.value(feat)
+        critic = self.value(feat[:-1])
         with torch.no_grad():
-            value = critic.mean  # (H+1, N)
+            value = torch.cat([critic.mean, self.value(feat[-1:]).mean])  # (H+1, N)
             weight = cont.cumprod(0)[:-1]  # (H, N): probability of being still alive
             returns = lambda_return(reward, 1.0 - cont, torch.zeros_like(cont), value, 1.0, o.lam)
             scale = self.returns.update(returns)
@@ -114,7 +115,7 @@ class ActorCritic(nn.Module):
         log_prob = log_probs.gather(-1, imagined.action[:-1].unsqueeze(-1)).squeeze(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         actor = -weight * (log_prob * advantage + o.entropy * entropy)
-        critic_loss = weight * self._critic_loss(critic[:-1], returns, self.slow_value(feat[:-1]))
+        critic_loss = weight * self._critic_loss(critic, returns, self.slow_value(feat[:-1]))
         metrics = {
             "policy/entropy": entropy.mean(),
             "policy/prob_max": log_probs.amax(-1).exp().mean(),

@@ -111,7 +111,7 @@ class Decoder(nn.Module):
             x = self.mlp(feat)
             for key, spec in self.flat.items():
                 shape = (*spec.shape, spec.classes) if spec.classes else spec.shape
-                outs[key] = self.heads[key](x).float().reshape(len(x), *shape)
+                outs[key] = self.heads[key](x).reshape(len(x), *shape)
         if self.image:
             pixels = self._pixels(feat)
             channels = [s.shape[-1] for s in self.image.values()]
@@ -139,6 +139,6 @@ class Decoder(nn.Module):
             elif spec.classes:
                 error = class_loss(out, obs[key])
             else:
-                error = (out - symlog(obs[key].float())).square()
+                error = (out.float() - symlog(obs[key].float())).square()
             losses[key] = error.reshape(len(error), -1).sum(1)
         return losses

@@ -10,18 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lore.dreamer.scan import Weights, posterior_scan
-from lore.nn.distributions import (
-    categorical_kl,
-    fast_tanh,
-    one_hot,
-    sample_index,
-    straight_through,
-    unimix_probs,
-)
+from lore.nn import fused
+from lore.nn.distributions import categorical_kl, one_hot, unimix_probs
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 from lore.options import Size
 from lore.rng import generator
@@ -38,6 +31,19 @@ class Observed:
     feat: Tensor
     probs: Tensor
     latent: Latent
+
+
+@dataclass
+class Core:
+    """The core's weights in the layout of one step, good until the next update.
+
+    own: (g, o, o), each block's share of deter. shared: (D, 2h), what every block sees of deter and stoch.
+    action: (A + 1, D), what each action adds to the hidden layer; the last row is for no action.
+    """
+
+    own: Tensor
+    shared: Tensor
+    action: Tensor
 
 
 @dataclass
@@ -88,45 +94,41 @@ class RSSM(nn.Module):
         hot = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
         return torch.cat([latent.deter, hot], -1)
 
-    def core(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-        """One recurrent step. deter (N, D), stoch (N, S*K), action (N, A) one-hot or zero -> deter (N, D).
+    def prepare(self) -> Core:
+        """Weights for `core`. An action is one of few, so what it adds is computed once for each."""
+        own, h = self.deter // self.blocks, self.in_deter.linear.bias.numel()
+        weight = self.core_hidden.weight  # (g, own + 3h, own)
+        shared = weight[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D): deter, stoch, action
+        every = torch.eye(self.num_actions + 1, self.num_actions, dtype=self.dtype, device=weight.device)
+        action = torch.addmm(self.core_hidden.bias, self.in_action(every), shared[2 * h :])
+        return Core(weight[:, :own], shared[: 2 * h].t(), action)
+
+    def core(
+        self, deter: Tensor, stoch: Tensor, action: Tensor, core: Core, out: Tensor | None = None
+    ) -> Tensor:
+        """One recurrent step. deter (N, D), stoch (N, S*K), action (N,), A for none -> the next deter (N, D).
 
         Every block sees its own slice of deter and all of the inputs; the shared part of the block-diagonal
-        map is one dense product, the rest a batched one.
+        map is one dense product, the rest a batched one. out: (N, D) rows to write to.
         """
-        g, own = self.blocks, self.deter // self.blocks
-        shared = torch.cat(
-            [self.in_deter(deter), self.in_stoch(stoch), self.in_action(action)], -1
-        )  # (N, 3h)
-        weight = self.core_hidden.weight  # (g, own + 3h, own)
-        dense = weight[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D)
-        grouped = deter.unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
-        mixed = torch.bmm(grouped, weight[:, :own]).transpose(0, 1).flatten(1)  # (N, D)
-        x = mixed + torch.addmm(self.core_hidden.bias, shared, dense)
-        hidden = F.silu(self.core_norm(x)).unflatten(-1, (g, own)).transpose(0, 1)  # (g, N, own)
-        gates = torch.baddbmm(self.core_gates.bias.view(g, 1, -1), hidden, self.core_gates.weight).float()
-        reset, candidate, update = gates.chunk(3, -1)  # (g, N, own) each, float32 as in the scan
-        candidate = fast_tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        new = torch.lerp(grouped.float(), candidate, update)
-        return new.to(deter.dtype).transpose(0, 1).flatten(1)
+        grouped = deter.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (g, N, o)
+        inputs = torch.cat([self.in_deter(deter), self.in_stoch(stoch)], -1)  # (N, 2h)
+        own = fused.block_product(grouped, core.own)
+        hidden, *_ = fused.core_hidden(
+            fused.linear(inputs, core.shared), own, self.core_norm.scale, core.action, action
+        )
+        gates = fused.block_product(hidden, self.core_gates.weight)  # (g, N, 3o)
+        return fused.gru(gates, self.core_gates.bias, deter, out)
 
     def prior_probs(self, deter: Tensor) -> Tensor:
         """(..., D) -> prior probabilities (..., S, K), float32."""
-        return self._probs(self.prior_net(deter))
+        logits = self.prior_net(deter).float().unflatten(-1, (self.stoch, self.classes))
+        return unimix_probs(logits, self.unimix)
 
-    def posterior_probs(self, deter: Tensor, tokens: Tensor) -> Tensor:
-        """(N, D), (N, E) -> posterior probabilities (N, S, K), float32."""
-        return self._probs(self.posterior_logits(self.posterior_hidden(torch.cat([deter, tokens], -1))))
-
-    def _probs(self, logits: Tensor) -> Tensor:
-        return unimix_probs(logits.float().unflatten(-1, (self.stoch, self.classes)), self.unimix)
-
-    def _sample(self, probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, S, K) -> class indices (N, S), one-hot (N, S*K) with the gradient of probs."""
-        index = sample_index(probs.detach(), uniform)
-        hot = straight_through(one_hot(index, self.classes, self.dtype), probs)
-        return index.to(torch.uint8), hot.flatten(-2)
+    def posterior(self, deter: Tensor, tokens: Tensor) -> Tensor:
+        """(N, D), (N, E) -> posterior logits (N, S, K), before the uniform share."""
+        logits = self.posterior_logits(self.posterior_hidden(torch.cat([deter, tokens], -1)))
+        return logits.unflatten(-1, (self.stoch, self.classes))
 
     def obs_step(
         self, latent: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
@@ -134,11 +136,10 @@ class RSSM(nn.Module):
         """One step of acting. latent (N), prev_action (N,), tokens (N, E), is_first (N,) -> latent (N)."""
         uniform = torch.rand(len(tokens), self.stoch, generator=rng, device=tokens.device)
         stoch = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
-        action = one_hot(prev_action, self.num_actions, self.dtype)
+        action = prev_action.masked_fill(is_first, self.num_actions)
         keep = (~is_first).to(self.dtype).unsqueeze(-1)
-        deter = self.core(latent.deter * keep, stoch * keep, action * keep)
-        index, _ = self._sample(self.posterior_probs(deter, tokens), uniform)
-        return Latent(deter, index)
+        deter = self.core(latent.deter * keep, stoch * keep, action, self.prepare())
+        return Latent(deter, fused.sample(self.posterior(deter, tokens), uniform, self.unimix))
 
     def observe(
         self, start: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
@@ -181,14 +182,14 @@ class RSSM(nn.Module):
             shared_w=shared[: 2 * h],
             core_scale=self.core_norm.scale.float(),
             gates_w=self.core_gates.weight.float(),
-            gates_b=self.core_gates.bias.float().view(self.blocks, 1, -1),
+            gates_b=self.core_gates.bias.float(),
             post_w=post.weight[:, : self.deter].float(),
             post_scale=self.posterior_hidden.norm.scale.float(),
             logits_w=self.posterior_logits.weight.float(),
             logits_b=self.posterior_logits.bias.float(),
         )
         core_in = self.in_action(action).float() @ shared[2 * h :] + self.core_hidden.bias.float()
-        post_in = F.linear(tokens, post.weight[:, self.deter :], post.bias).float()
+        post_in = fused.linear(tokens, post.weight[:, self.deter :], post.bias).float()
         return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
@@ -199,25 +200,27 @@ class RSSM(nn.Module):
         rep = categorical_kl(post, prior.detach()).clamp(min=self.free_nats)
         return {"dyn": dyn, "rep": rep}
 
-    def prior_step(self, feat: Tensor, action: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """One imagined step: feat (N, F), action (N,), uniform (N, S) -> deter (N, D), stoch (N, S*K)."""
-        hot = one_hot(action, self.num_actions, self.dtype)
-        deter = self.core(feat[:, : self.deter], feat[:, self.deter :], hot)
-        _, stoch = self._sample(self.prior_probs(deter), uniform)
-        return deter, stoch
+    def prior_step(
+        self, feat: Tensor, action: Tensor, uniform: Tensor, core: Core, out: Tensor | None = None
+    ) -> Tensor:
+        """One imagined step: feat (N, F), action (N,), uniform (N, S) in [0, 1) -> the next feat (N, F)."""
+        out = torch.empty_like(feat) if out is None else out
+        deter, stoch = out[:, : self.deter], out[:, self.deter :]
+        self.core(feat[:, : self.deter], feat[:, self.deter :], action, core, deter)
+        logits = self.prior_net(deter).unflatten(-1, (self.stoch, self.classes))
+        fused.sample(logits, uniform, self.unimix, stoch)
+        return out
 
     @torch.no_grad()
     def imagine(self, start: Tensor, policy: Policy, horizon: int, rng: torch.Generator) -> Imagined:
         """Roll the prior forward under `policy` from feats (N, F) for `horizon` steps, without gradient."""
-        N = len(start)
+        N, core = len(start), self.prepare()
         uniform = torch.rand(horizon, N, self.stoch, generator=rng, device=start.device)
         feats = torch.empty(horizon + 1, N, self.features, dtype=self.dtype, device=start.device)
         actions = torch.empty(horizon + 1, N, dtype=torch.long, device=start.device)
         feats[0] = start
         for t in range(horizon):
             actions[t] = policy(feats[t])
-            deter, stoch = self.prior_step(feats[t], actions[t], uniform[t])
-            feats[t + 1, :, : self.deter] = deter
-            feats[t + 1, :, self.deter :] = stoch
+            self.prior_step(feats[t], actions[t], uniform[t], core, feats[t + 1])
         actions[horizon] = policy(feats[horizon])
         return Imagined(feats, actions)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-4
+from lore.nn.fused import NORM_EPS, linear, norm_silu
+
 KERNEL = 5  # side of every convolution
 TRUNCATION = 1.1368  # standard deviation of a unit normal cut at two sigma, inverted
 
@@ -34,7 +35,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class BlockLinear(nn.Module):
@@ -125,7 +126,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(self.linear(x)))
+        return norm_silu(self.linear(x), self.norm.scale)
 
 
 class MLP(nn.Module):

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lore.nn import fused
+
 AGC_FLOOR = 1e-3  # a tensor's norm counts as at least this much
 
 
@@ -60,27 +62,21 @@ class LaProp:
     def step(self) -> dict[str, Tensor]:
         """Apply the gradients and clear them. Returns the norms of gradient and update as 0-d tensors."""
         self.updates += 1
-        grad = self.grad.float() if self.grad.dtype != torch.float32 else self.grad.clone()
-        norm = torch.linalg.vector_norm(grad)
+        grads = self.grad.float().split(self.sizes)
+        grad_norms = torch.stack(torch._foreach_norm(grads))
+        scale = torch.ones_like(grad_norms)
         if self.agc:
-            pieces = grad.split(self.sizes)
-            grad_norms = torch.stack(torch._foreach_norm(pieces))
             weight_norms = torch.stack(torch._foreach_norm(self.master.split(self.sizes)))
             limit = self.agc * weight_norms.clamp(min=AGC_FLOOR)
             scale = 1.0 / (grad_norms / limit).clamp(min=1.0)
-            torch._foreach_mul_(pieces, list(scale.unbind()))
-        self.second.lerp_(grad.square(), 1.0 - self.beta2)
-        correct2 = 1.0 - self.beta2**self.updates
-        grad.div_(self.second.div(correct2).sqrt_().add_(self.eps))
-        self.first.lerp_(grad, 1.0 - self.beta1)
-        correct1 = 1.0 - self.beta1**self.updates
         ramp = min(1.0, (self.updates - 1) / self.warmup) if self.warmup else 1.0
-        rate = self.lr * ramp / correct1
-        self.master.add_(self.first, alpha=-rate)
-        self.publish()
+        rate = self.lr * ramp / (1.0 - self.beta1**self.updates)
+        correct2 = 1.0 - self.beta2**self.updates
+        buffers = (self.second, self.first, self.master, self.compute)
+        fused.laprop(self.grad, scale, self.sizes, *buffers, self.beta1, self.beta2, correct2, self.eps, rate)
         self.grad.zero_()
         return {
-            "opt/grad_norm": norm,
+            "opt/grad_norm": torch.linalg.vector_norm(grad_norms),
             "opt/update_norm": torch.linalg.vector_norm(self.first) * rate,
         }
 

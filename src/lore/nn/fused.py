@@ -1,0 +1,347 @@
+"""The element-wise parts of DreamerV3, each one pass over memory on a CPU.
+
+What is written here in torch operations is the definition: it runs on a GPU, in float64 and without a C++
+compiler. For float32 and bfloat16 on a CPU the same is computed by kernels.cpp. No function here is
+differentiable by autograd but those that say so; the others come with the gradient that the caller needs.
+Letters: N rows, U units, D deter, g blocks, o = D / g, S latents, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lore.nn.native import library
+
+NORM_EPS = 1e-4
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+ONEDNN_ROWS = 64  # with fewer, starting it costs more than it saves
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def _native(name: str, x: Tensor) -> Callable[..., None] | None:
+    """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
+    lib = library() if x.device.type == "cpu" and x.dtype in NAMES else None
+    if lib is None:
+        return None
+    function = getattr(lib, f"{name}_{NAMES[x.dtype]}")
+    return lambda *args: function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in args])
+
+
+def _needs_grad(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Arithmetic is float32, or float64 where the input is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _onednn(x: Tensor, rows: int) -> bool:
+    """Whether oneDNN does this float32 product: on AMD processors MKL leaves half of their speed unused."""
+    return x.dtype == torch.float32 and rows >= ONEDNN_ROWS and x.device.type == "cpu" and ONEDNN is not None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (N, I) times weight (O, I) transposed, by oneDNN, which wants operands that are dense either way."""
+    x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))
+    assert ONEDNN is not None
+    return ONEDNN(x, weight, bias, "none", [], "")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I), weight (O, I), bias (O,) -> (..., O), differentiable."""
+    if not _onednn(x, x.numel() // x.shape[-1]):
+        return F.linear(x, weight, bias)
+    flat = x.reshape(-1, x.shape[-1])
+    return _Linear.apply(flat, weight, bias).view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight.t()) if need_x else None,
+            _product(grad.t(), x.t()) if need_weight else None,
+            grad.sum(0) if need_bias else None,
+        )
+
+
+def block_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (g, N, I), weight (g, I, O) -> (g, N, O). Differentiable but where no gradient is needed anyway."""
+    if _needs_grad(x, weight) or not _onednn(x, x.shape[1]):
+        return torch.bmm(x, weight)
+    out = x.new_empty(*x.shape[:2], weight.shape[2])
+    for block, rows, kernel in zip(out, x, weight, strict=True):
+        block.copy_(_product(rows, kernel.t()))
+    return out
+
+
+def norm_silu(z: Tensor, scale: Tensor) -> Tensor:
+    """SiLU of the RMS norm of z (..., U) with scale (U,), differentiable."""
+    if _native("norm_silu", z) is None:
+        return F.silu(F.rms_norm(z, (z.shape[-1],), scale, NORM_EPS))
+    if _needs_grad(z, scale):
+        return _NormSilu.apply(z, scale)  # type: ignore[return-value]
+    return norm_silu_forward(z, scale)[0]
+
+
+class _NormSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        z = z.contiguous()
+        y, r = norm_silu_forward(z, scale)
+        ctx.save_for_backward(z, r, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        z, r, scale = ctx.saved_tensors
+        gz, gscale = norm_silu_back(grad, z, r, scale)
+        return gz, gscale.to(scale.dtype)
+
+
+def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """y (..., U) and the inverse root mean square r (...). out: (N, U) rows to write to, of any stride."""
+    kernel = _native("norm_silu", z)
+    if kernel is None:
+        r = _wide(z).square().mean(-1).add_(NORM_EPS).rsqrt_()
+        y = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
+        return (y if out is None else out.copy_(y)), r
+    z = z.contiguous()
+    y = torch.empty_like(z) if out is None else out
+    r = torch.empty(z.shape[:-1])
+    units = z.shape[-1]
+    kernel(z, scale, y, y.stride(-2) if y.dim() > 1 else units, r, r.numel(), units, NORM_EPS)
+    return y, r
+
+
+def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of z (..., U) and of the scale (U,), the latter summed in float32. grad: like z."""
+    kernel = _native("norm_silu_back", z)
+    units = z.shape[-1]
+    if kernel is None:
+        n = _wide(z) * r.unsqueeze(-1)
+        grad_a = torch.ops.aten.silu_backward(_wide(grad), n * scale)
+        grad_n = grad_a * scale
+        gz = (grad_n - n * (grad_n * n).mean(-1, keepdim=True)) * r.unsqueeze(-1)
+        return gz.to(z.dtype), (grad_a * n).reshape(-1, units).sum(0)
+    if grad.dim() != 2 or grad.stride(1) != 1:
+        grad = grad.contiguous()
+    gz, gscale = torch.empty_like(z), torch.zeros(units)
+    stride = grad.stride(0) if grad.dim() == 2 else units
+    kernel(grad, stride, z, r, scale, gz, gscale, r.numel(), units)
+    return gz, gscale
+
+
+def core_hidden(
+    shared: Tensor, own: Tensor, scale: Tensor, table: Tensor | None = None, action: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The core's hidden layer, by block: hidden (g, N, o) = norm_silu(z), z (N, D), r (N,).
+
+    z = shared (N, D) + own (g, N, o) side by side + table[action], where table is (A, D) and action (N,).
+    Differentiable through the torch operations.
+    """
+    g, n, o = own.shape
+    kernel = None if _needs_grad(shared, own, scale) else _native("core_hidden", shared)
+    if kernel is None:
+        z = shared + own.transpose(0, 1).reshape(n, g * o)
+        if table is not None:
+            z = z + table[action]
+        r = _wide(z).square().mean(-1).add(NORM_EPS).rsqrt()
+        hidden = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
+        return hidden.unflatten(-1, (g, o)).transpose(0, 1), z, r
+    hidden, z, r = torch.empty_like(own), torch.empty_like(shared), torch.empty(n)
+    keep = None if table is not None else z  # only a scan, which has no table, asks for z
+    kernel(shared, table, action, own, scale, hidden, n * o, keep, r, n, g, o, NORM_EPS)
+    return hidden, z, r
+
+
+def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, keep: bool = False) -> Tensor:
+    """The gated update: gates (g, N, 3o) without their bias (g * 3o,), deter (N, D) -> new deter (N, D).
+
+    keep: leaves sigmoid(reset), the candidate before its gate, and sigmoid(update) in `gates` for gru_back.
+    out: (N, D) rows to write to, of any stride. Differentiable through the torch operations.
+    """
+    g, n, gate = gates.shape
+    o = gate // 3
+    kernel = None if _needs_grad(gates, bias, deter) else _native("gru", gates)
+    if kernel is None:
+        reset, inner, update = (_wide(gates) + _wide(bias).view(g, 1, gate)).chunk(3, -1)
+        reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
+        candidate = torch.tanh(reset * inner)
+        old = deter.unflatten(-1, (g, o)).transpose(0, 1)
+        new = torch.lerp(_wide(old), candidate, update).to(deter.dtype).transpose(0, 1).flatten(1)
+        if keep:
+            gates.copy_(torch.cat([reset, inner, update], -1))
+        return new if out is None else out.copy_(new)
+    new = torch.empty(n, g * o, dtype=deter.dtype) if out is None else out
+    kernel(gates, n * gate, bias, deter, deter.stride(0), new, new.stride(0), None, int(keep), n, g, o)
+    return new
+
+
+def gru_back(grad: Tensor, kept: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the gates (g, N, 3o), and of deter (N, D) where it enters the update itself.
+
+    grad: (N, D) of the new deter; kept: what `gru` left in its gates; deter: the old one, contiguous.
+    """
+    g, n, gate = kept.shape
+    o = gate // 3
+    kernel = _native("gru_back", kept) if kept.dtype == torch.float32 else None
+    if kernel is None:
+        reset, inner, update = kept.chunk(3, -1)
+        candidate = torch.tanh(reset * inner)
+        grad_new = grad.unflatten(-1, (g, o)).transpose(0, 1)
+        old = deter.unflatten(-1, (g, o)).transpose(0, 1)
+        grad_inner = grad_new * update * (1 - candidate.square())
+        grad_reset = grad_inner * inner * reset * (1 - reset)
+        grad_update = grad_new * (candidate - old) * update * (1 - update)
+        back = (grad_new * (1 - update)).transpose(0, 1).flatten(1)
+        return torch.cat([grad_reset, grad_inner * reset, grad_update], -1), back
+    ggates, gdeter = torch.empty_like(kept), torch.empty(n, g * o)
+    kernel(grad.contiguous(), kept, n * gate, deter, ggates, gdeter, n, g, o)
+    return ggates, gdeter
+
+
+def sample(
+    logits: Tensor, uniform: Tensor, mix: float = 0.0, hot: Tensor | None = None, probs: Tensor | None = None
+) -> Tensor:
+    """Classes (N, S) uint8 by inverse CDF of (1 - mix) * softmax(logits) + mix / K, for K up to 256.
+
+    A class of probability zero is never taken.
+    logits (N, S, K), contiguous; uniform (N, S) in [0, 1). hot: (N, S*K) rows of any stride that take the
+    one-hot classes; probs: (N, S, K) float32 that takes the probabilities.
+    """
+    n, s, k = logits.shape
+    kernel = _native("sample", logits)
+    index = torch.empty(n, s, dtype=torch.uint8, device=logits.device)
+    if kernel is None:
+        p = (1.0 - mix) * _wide(logits).movedim(-1, 0).contiguous().softmax(0) + mix / k  # (K, N, S)
+        edges = p[:-1].cumsum(0)
+        last = k - 1 - (p.flip(0) > 0).int().argmax(0)  # the sum of the others may round to less than one
+        index.copy_(torch.minimum((uniform >= edges).sum(0), last))
+        if probs is not None:
+            probs.copy_(p.movedim(0, -1))
+        if hot is not None:
+            hot.zero_()
+            flat = index.long() + torch.arange(0, s * k, k, device=index.device)
+            hot.scatter_(-1, flat, 1)
+        return index
+    kernel(logits, uniform, index, hot, 0 if hot is None else hot.stride(0), probs, n, s, k, mix)
+    return index
+
+
+def sample_back(grads: list[Tensor], probs: Tensor, mix: float) -> Tensor:
+    """Gradient of the logits from up to three gradients of the probabilities, summed; all (..., K)."""
+    k = probs.shape[-1]
+    kernel = _native("sample_back", probs) if probs.dtype == torch.float32 else None
+    if kernel is None:
+        soft = (probs - mix / k) / (1.0 - mix)
+        weighted = sum(g.reshape(probs.shape) for g in grads) * (1.0 - mix) * soft
+        return weighted - soft * weighted.sum(-1, keepdim=True)
+    out = torch.empty_like(probs)
+    parts = [g.contiguous() for g in grads]
+    kernel(*parts, *[None] * (3 - len(parts)), probs, out, probs.numel() // k, k, mix)
+    return out
+
+
+@overload
+def log_sum(logits: Tensor) -> tuple[Tensor, None]: ...
+@overload
+def log_sum(logits: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]: ...
+def log_sum(logits: Tensor, bins: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Log of the sum of exponentials of logits (..., K); mean of bins (K,) under their softmax: (...) each.
+
+    For an odd K, bins of opposite sign are paired before they are summed, so that equal logits give exactly
+    zero. Both are float32.
+    """
+    kernel = _native("log_sum", logits)
+    if kernel is None:
+        wide = _wide(logits)
+        norm = wide.logsumexp(-1)
+        if bins is None:
+            return norm, None
+        half = len(bins) // 2
+        probs = (wide - norm.unsqueeze(-1)).exp()
+        pairs = probs[..., half + 1 :] - probs[..., :half].flip(-1)
+        return norm, pairs @ bins[half + 1 :].to(pairs.dtype)
+    logits = logits.contiguous()
+    norm = torch.empty(logits.shape[:-1])
+    mean = None if bins is None else torch.empty(logits.shape[:-1])
+    kernel(logits, bins, norm, mean, norm.numel(), logits.shape[-1])
+    return norm, mean
+
+
+def cross_entropy(logits: Tensor, log_norm: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Sum over M targets of weight * (log_norm - logits[index]): (..., K), (...), (..., M) -> (...), float32.
+
+    Differentiable in the logits; log_norm is what `log_sum` gives for them. weight is 1 where it is left out.
+    """
+    return _CrossEntropy.apply(logits, log_norm, index, weight)  # type: ignore[return-value]
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, log_norm: Tensor, index: Tensor, weight: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(logits, log_norm, index, weight)
+        picked = _wide(logits.gather(-1, index))
+        if weight is None:
+            return index.shape[-1] * log_norm - picked.sum(-1)
+        return weight.sum(-1) * log_norm - (weight * picked).sum(-1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        logits, log_norm, index, weight = ctx.saved_tensors
+        kernel = _native("cross_entropy_back", logits)
+        if kernel is None:
+            grad = grad.unsqueeze(-1)
+            shares = torch.ones_like(index, dtype=grad.dtype) if weight is None else weight
+            back = (_wide(logits) - log_norm.unsqueeze(-1)).exp() * (shares.sum(-1, keepdim=True) * grad)
+            return back.scatter_add_(-1, index, -shares * grad).to(logits.dtype), None, None, None
+        logits, grad, out = logits.contiguous(), grad.contiguous(), torch.empty_like(logits)
+        shape = (log_norm.numel(), logits.shape[-1], index.shape[-1])
+        kernel(logits, log_norm, index, weight, grad, out, *shape)
+        return out, None, None, None
+
+
+def laprop(
+    grad: Tensor,
+    factors: Tensor,
+    sizes: list[int],
+    second: Tensor,
+    first: Tensor,
+    master: Tensor,
+    weights: Tensor,
+    beta1: float,
+    beta2: float,
+    correct2: float,
+    eps: float,
+    rate: float,
+) -> None:
+    """One step of LaProp in place on flat buffers; `weights` takes the new master weights in its own type.
+
+    factors: what the gradient of each tensor is multiplied by, in the order of `sizes`, their lengths.
+    correct2: 1 - beta2 ** updates. rate: learning rate over 1 - beta1 ** updates.
+    """
+    kernel = _native("laprop", grad)
+    if kernel is None:
+        scaled = _wide(grad) * torch.repeat_interleave(factors, torch.tensor(sizes, device=grad.device))
+        second.lerp_(scaled.square(), 1.0 - beta2)
+        first.lerp_(scaled / second.div(correct2).sqrt_().add_(eps), 1.0 - beta1)
+        master.add_(first, alpha=-rate)
+        weights.copy_(master)
+        return
+    pieces = zip(*(x.split(sizes) for x in (grad, second, first, master, weights)), strict=True)
+    for (g, v, m, w, out), size, factor in zip(pieces, sizes, factors.tolist(), strict=True):
+        kernel(g, factor, v, m, w, out, size, beta1, beta2, correct2, eps, rate)

@@ -1,0 +1,367 @@
+// Fused element-wise operations of DreamerV3 on a CPU, for rows of float32 or bfloat16.
+//
+// Every function is a few lines of lore/nn/fused.py in one pass over memory; fused.py calls them through ctypes
+// and holds the same mathematics in torch operations. T is the type in memory; all arithmetic is float32.
+
+#include <cstdint>
+#include <cstring>
+#include <cmath>
+
+namespace {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t u) {
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+}
+
+inline uint32_t float_to_bits(float f) {
+    uint32_t u;
+    std::memcpy(&u, &f, 4);
+    return u;
+}
+
+inline float get(float x) { return x; }
+inline float get(bfloat16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
+inline void put(float& to, float x) { to = x; }
+inline void put(bfloat16& to, float x) {  // to nearest, ties to even; a NaN stays one
+    uint32_t u = float_to_bits(x), rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    to.bits = uint16_t((u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+// exp to 2 units in the last place (Cephes), written so that compilers vectorise it.
+inline float fast_exp(float value) {
+    float x = value < -87.0f ? -87.0f : value;
+    x = x > 88.0f ? 88.0f : x;
+    float n = std::floor(x * 1.44269504f + 0.5f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return value < -87.0f ? 0.0f : p * bits_to_float(uint32_t(int32_t(n) + 127) << 23);
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+inline float tanh_(float x) { return 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f); }
+
+const long LONGEST = 16384;  // width of a row that fits the buffers on the stack
+
+// y = silu(z * r * scale), r = 1 / sqrt(mean(z^2) + eps). z (n, u), y rows of stride ys, r (n)
+template <class T>
+void norm_silu(const T* z, const T* scale, T* y, long ys, float* r, long n, long u, float eps) {
+    for (long i = 0; i < n; ++i) {
+        const T* zi = z + i * u;
+        T* yi = y + i * ys;
+        float sum = 0;
+        for (long j = 0; j < u; ++j) sum += get(zi[j]) * get(zi[j]);
+        float ri = 1.0f / std::sqrt(sum / u + eps);
+        if (r) r[i] = ri;
+        for (long j = 0; j < u; ++j) {
+            float a = get(zi[j]) * ri * get(scale[j]);
+            put(yi[j], a * sigmoid(a));
+        }
+    }
+}
+
+// Gradient of norm_silu. g rows of stride gs; gz (n, u); gscale (u) float32, added to.
+template <class T>
+void norm_silu_back(const T* g, long gs, const T* z, const float* r, const T* scale, T* gz, float* gscale,
+                    long n, long u) {
+    float gn[LONGEST];
+    for (long i = 0; i < n; ++i) {
+        const T *gi = g + i * gs, *zi = z + i * u;
+        T* out = gz + i * u;
+        float ri = r[i], dot = 0;
+        for (long j = 0; j < u; ++j) {
+            float x = get(zi[j]) * ri, s = get(scale[j]), a = x * s, p = sigmoid(a);
+            float ga = get(gi[j]) * p * (1.0f + a * (1.0f - p));
+            gscale[j] += ga * x;
+            gn[j] = ga * s;
+            dot += gn[j] * x;
+        }
+        dot /= u;
+        for (long j = 0; j < u; ++j) put(out[j], (gn[j] - get(zi[j]) * ri * dot) * ri);
+    }
+}
+
+// The core's hidden layer. z (n, d) = shared part + table[action] (skipped without a table) + own part
+// (g, n, o); hidden = norm_silu(z) by block (g rows of stride hg, (n, o) each). z and r are kept if asked for.
+template <class T>
+void core_hidden(const T* shared, const T* table, const int64_t* action, const T* own, const T* scale,
+                 T* hidden, long hg, T* keep, float* r, long n, long g, long o, float eps) {
+    float z[LONGEST];
+    long d = g * o;
+    for (long i = 0; i < n; ++i) {
+        float sum = 0;
+        const T* row = table ? table + action[i] * d : nullptr;
+        for (long b = 0; b < g; ++b) {
+            const T *si = shared + i * d + b * o, *oi = own + (b * n + i) * o;
+            float* zb = z + b * o;
+            if (row) {
+                for (long j = 0; j < o; ++j) zb[j] = get(si[j]) + get(oi[j]) + get(row[b * o + j]);
+            } else {
+                for (long j = 0; j < o; ++j) zb[j] = get(si[j]) + get(oi[j]);
+            }
+            for (long j = 0; j < o; ++j) sum += zb[j] * zb[j];
+        }
+        float ri = 1.0f / std::sqrt(sum / d + eps);
+        if (r) r[i] = ri;
+        if (keep)
+            for (long j = 0; j < d; ++j) put(keep[i * d + j], z[j]);
+        for (long b = 0; b < g; ++b) {
+            T* hi = hidden + b * hg + i * o;
+            for (long j = 0; j < o; ++j) {
+                float a = z[b * o + j] * ri * get(scale[b * o + j]);
+                put(hi[j], a * sigmoid(a));
+            }
+        }
+    }
+}
+
+// gates (g, n, 3o) without bias (g, 3o); deter rows of stride ds. New deter to rows of stride os and, if
+// asked for, to (g, n, o); reset, inner part and update over the gates if `keep`.
+template <class T>
+void gru(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, T* grouped, long keep,
+         long n, long g, long o) {
+    float value[LONGEST], reset[LONGEST], inner[LONGEST], update[LONGEST];
+    for (long b = 0; b < g; ++b) {
+        const T* bi = bias + b * 3 * o;
+        for (long i = 0; i < n; ++i) {
+            T* gi = gates + b * gg + i * 3 * o;
+            const T* old = deter + i * ds + b * o;
+            for (long j = 0; j < o; ++j) reset[j] = sigmoid(get(gi[j]) + get(bi[j]));
+            for (long j = 0; j < o; ++j) inner[j] = get(gi[o + j]) + get(bi[o + j]);
+            for (long j = 0; j < o; ++j) update[j] = sigmoid(get(gi[2 * o + j]) + get(bi[2 * o + j]) - 1.0f);
+            for (long j = 0; j < o; ++j)
+                value[j] = update[j] * tanh_(reset[j] * inner[j]) + (1.0f - update[j]) * get(old[j]);
+            for (long j = 0; j < o; ++j) put(out[i * os + b * o + j], value[j]);
+            if (grouped)
+                for (long j = 0; j < o; ++j) put(grouped[(b * n + i) * o + j], value[j]);
+            if (keep)
+                for (long j = 0; j < o; ++j) {
+                    put(gi[j], reset[j]);
+                    put(gi[o + j], inner[j]);
+                    put(gi[2 * o + j], update[j]);
+                }
+        }
+    }
+}
+
+// Gradient of gru from what it kept: ggates (g, n, 3o) and the direct part of the old deter's (n, d).
+void gru_back(const float* g_out, const float* kept, long kg, const float* deter, float* ggates, float* gdeter,
+              long n, long g, long o) {
+    float candidate[LONGEST], ginner[LONGEST];
+    long d = g * o;
+    for (long b = 0; b < g; ++b)
+        for (long i = 0; i < n; ++i) {
+            const float* k = kept + b * kg + i * 3 * o;
+            float* to = ggates + b * kg + i * 3 * o;
+            const float *gi = g_out + i * d + b * o, *old = deter + i * d + b * o;
+            float* gd = gdeter + i * d + b * o;
+            for (long j = 0; j < o; ++j) candidate[j] = tanh_(k[j] * k[o + j]);
+            for (long j = 0; j < o; ++j) ginner[j] = gi[j] * k[2 * o + j] * (1.0f - candidate[j] * candidate[j]);
+            for (long j = 0; j < o; ++j) to[j] = ginner[j] * k[o + j] * k[j] * (1.0f - k[j]);
+            for (long j = 0; j < o; ++j) to[o + j] = ginner[j] * k[j];
+            for (long j = 0; j < o; ++j)
+                to[2 * o + j] = gi[j] * (candidate[j] - old[j]) * k[2 * o + j] * (1.0f - k[2 * o + j]);
+            for (long j = 0; j < o; ++j) gd[j] = gi[j] * (1.0f - k[2 * o + j]);
+        }
+}
+
+// Softmax of up to LANES rows of k logits, one row a lane: p[j][lane] before division by sum[lane].
+const long LANES = 64, FEW = 32;
+
+template <class T>
+inline void lanes_softmax(const T* logits, long k, long rows, float (*p)[LANES], float* top, float* sum) {
+    for (long j = 0; j < k; ++j) {
+        for (long r = 0; r < rows; ++r) p[j][r] = get(logits[r * k + j]);
+        for (long r = rows; r < LANES; ++r) p[j][r] = 0;
+    }
+    for (long r = 0; r < LANES; ++r) top[r] = p[0][r];
+    for (long j = 1; j < k; ++j)
+        for (long r = 0; r < LANES; ++r) top[r] = p[j][r] > top[r] ? p[j][r] : top[r];
+    for (long r = 0; r < LANES; ++r) sum[r] = 0;
+    for (long j = 0; j < k; ++j)
+        for (long r = 0; r < LANES; ++r) {
+            p[j][r] = fast_exp(p[j][r] - top[r]);
+            sum[r] += p[j][r];
+        }
+}
+
+// A class for each of n * s rows of k logits: softmax, a uniform share, inverse CDF; k is at most 256. Never a
+// class of probability zero, though the sum of the others may round to less than one.
+// hot: one-hot rows of stride hs for n; probs (n, s, k) float32; each is skipped if null.
+template <class T>
+void sample(const T* logits, const float* uniform, uint8_t* index, T* hot, long hs, float* probs, long n,
+            long s, long k, float mix) {
+    static thread_local float p[256][LANES];
+    float top[LANES], sum[LANES], edge[LANES];
+    int32_t chosen[LANES], last[LANES];
+    for (long first = 0; first < n * s; first += LANES) {
+        long rows = n * s - first < LANES ? n * s - first : LANES;
+        lanes_softmax(logits + first * k, k, rows, p, top, sum);
+        for (long r = 0; r < LANES; ++r) {
+            sum[r] = (1.0f - mix) / sum[r];
+            edge[r] = 0;
+            chosen[r] = last[r] = 0;
+        }
+        for (long j = 0; j < k; ++j)
+            for (long r = 0; r < LANES; ++r) {
+                p[j][r] = p[j][r] * sum[r] + mix / k;
+                last[r] = p[j][r] > 0 ? j : last[r];
+            }
+        float u[LANES] = {0};
+        for (long r = 0; r < rows; ++r) u[r] = uniform[first + r];
+        for (long j = 0; j < k - 1; ++j)
+            for (long r = 0; r < LANES; ++r) {
+                edge[r] += p[j][r];
+                chosen[r] += u[r] >= edge[r] ? 1 : 0;
+            }
+        for (long r = 0; r < LANES; ++r) chosen[r] = chosen[r] < last[r] ? chosen[r] : last[r];
+        for (long r = 0; r < rows; ++r) index[first + r] = uint8_t(chosen[r]);
+        if (probs)
+            for (long r = 0; r < rows; ++r)
+                for (long j = 0; j < k; ++j) probs[(first + r) * k + j] = p[j][r];
+        if (hot)
+            for (long r = 0; r < rows; ++r) {
+                T* to = hot + (first + r) / s * hs + (first + r) % s * k;
+                for (long j = 0; j < k; ++j) put(to[j], j == chosen[r] ? 1.0f : 0.0f);
+            }
+    }
+}
+
+// Gradient of the logits from that of the probabilities (a + b + c, each may be null), rows of k.
+void sample_back(const float* a, const float* b, const float* c, const float* probs, float* glogits, long n,
+                 long k, float mix) {
+    float gp[LONGEST];
+    for (long i = 0; i < n; ++i) {
+        float dot = 0;
+        const float* pi = probs + i * k;
+        for (long j = 0; j < k; ++j) {
+            float x = a[i * k + j] + (b ? b[i * k + j] : 0.0f) + (c ? c[i * k + j] : 0.0f);
+            float soft = (pi[j] - mix / k) / (1.0f - mix);
+            gp[j] = x * (1.0f - mix) * soft;
+            dot += gp[j];
+        }
+        for (long j = 0; j < k; ++j) glogits[i * k + j] = gp[j] - dot * (pi[j] - mix / k) / (1.0f - mix);
+    }
+}
+
+// Log of the sum of exponentials of each row of k logits and, given bins (k), the mean; for odd k bins of
+// opposite sign are paired before they are summed, so that equal logits give exactly zero.
+template <class T>
+void log_sum(const T* logits, const float* bins, float* log_norm, float* mean, long n, long k) {
+    if (k <= FEW && !mean) {
+        float few[FEW][LANES], top[LANES], sum[LANES];
+        for (long first = 0; first < n; first += LANES) {
+            long rows = n - first < LANES ? n - first : LANES;
+            lanes_softmax(logits + first * k, k, rows, few, top, sum);
+            for (long r = 0; r < rows; ++r) log_norm[first + r] = top[r] + std::log(sum[r]);
+        }
+        return;
+    }
+    float p[LONGEST];
+    long half = k / 2;
+    for (long i = 0; i < n; ++i) {
+        const T* li = logits + i * k;
+        float top = get(li[0]), sum = 0;
+        for (long j = 1; j < k; ++j) top = get(li[j]) > top ? get(li[j]) : top;
+        for (long j = 0; j < k; ++j) {
+            p[j] = fast_exp(get(li[j]) - top);
+            sum += p[j];
+        }
+        log_norm[i] = top + std::log(sum);
+        if (mean) {
+            float m = 0;
+            for (long j = 1; j <= half; ++j) m += (p[half + j] - p[half - j]) * bins[half + j];
+            mean[i] = m / sum;
+        }
+    }
+}
+
+// Gradient of sum(weight * (log_norm - logits[index])) over m targets a row, times g (n).
+template <class T>
+void cross_entropy_back(const T* logits, const float* log_norm, const int64_t* index, const float* weight,
+                        const float* g, T* out, long n, long k, long m) {
+    float row[LONGEST];
+    for (long i = 0; i < n; ++i) {
+        const T* li = logits + i * k;
+        float total = 0, norm = log_norm[i];
+        for (long c = 0; c < m; ++c) total += weight ? weight[i * m + c] : 1.0f;
+        total *= g[i];
+        for (long j = 0; j < k; ++j) row[j] = fast_exp(get(li[j]) - norm) * total;
+        for (long c = 0; c < m; ++c) row[index[i * m + c]] -= (weight ? weight[i * m + c] : 1.0f) * g[i];
+        for (long j = 0; j < k; ++j) put(out[i * k + j], row[j]);
+    }
+}
+
+// LaProp on flat buffers: grad times its tensor's clip factor, second and first moment, step.
+template <class T>
+void laprop(const T* grad, float factor, float* second, float* first, float* master, T* copy, long n,
+            float beta1, float beta2, float correct2, float eps, float rate) {
+    for (long j = 0; j < n; ++j) {
+        float x = get(grad[j]) * factor;
+        float v = second[j] + (1.0f - beta2) * (x * x - second[j]);
+        float m = first[j] + (1.0f - beta1) * (x / (std::sqrt(v / correct2) + eps) - first[j]);
+        float w = master[j] - rate * m;
+        second[j] = v;
+        first[j] = m;
+        master[j] = w;
+        put(copy[j], w);
+    }
+}
+
+}  // namespace
+
+#define EXPORT(T, name)                                                                                            \
+    void norm_silu_##name(const T* z, const T* s, T* y, long ys, float* r, long n, long u, float eps) {            \
+        norm_silu(z, s, y, ys, r, n, u, eps);                                                                      \
+    }                                                                                                              \
+    void norm_silu_back_##name(const T* g, long gs, const T* z, const float* r, const T* s, T* gz, float* gscale,  \
+                               long n, long u) {                                                                   \
+        norm_silu_back(g, gs, z, r, s, gz, gscale, n, u);                                                          \
+    }                                                                                                              \
+    void core_hidden_##name(const T* shared, const T* table, const int64_t* action, const T* own, const T* scale,  \
+                            T* hidden, long hg, T* keep, float* r, long n, long g, long o, float eps) {            \
+        core_hidden(shared, table, action, own, scale, hidden, hg, keep, r, n, g, o, eps);                         \
+    }                                                                                                              \
+    void gru_##name(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, T* grouped,        \
+                    long keep, long n, long g, long o) {                                                           \
+        gru(gates, gg, bias, deter, ds, out, os, grouped, keep, n, g, o);                                          \
+    }                                                                                                              \
+    void sample_##name(const T* logits, const float* uniform, uint8_t* index, T* hot, long hs, float* probs,       \
+                       long n, long s, long k, float mix) {                                                        \
+        sample(logits, uniform, index, hot, hs, probs, n, s, k, mix);                                              \
+    }                                                                                                              \
+    void log_sum_##name(const T* logits, const float* bins, float* log_norm, float* mean, long n, long k) {        \
+        log_sum(logits, bins, log_norm, mean, n, k);                                                               \
+    }                                                                                                              \
+    void cross_entropy_back_##name(const T* logits, const float* log_norm, const int64_t* index,                   \
+                                   const float* weight, const float* g, T* out, long n, long k, long m) {          \
+        cross_entropy_back(logits, log_norm, index, weight, g, out, n, k, m);                                      \
+    }                                                                                                              \
+    void laprop_##name(const T* grad, float factor, float* second, float* first, float* master, T* copy, long n,   \
+                       float beta1, float beta2, float correct2, float eps, float rate) {                          \
+        laprop(grad, factor, second, first, master, copy, n, beta1, beta2, correct2, eps, rate);                   \
+    }
+
+extern "C" {
+EXPORT(float, float32)
+EXPORT(bfloat16, bfloat16)
+void gru_back_float32(const float* g_out, const float* kept, long kg, const float* deter, float* ggates,
+                      float* gdeter, long n, long g, long o) {
+    gru_back(g_out, kept, kg, deter, ggates, gdeter, n, g, o);
+}
+void sample_back_float32(const float* a, const float* b, const float* c, const float* probs, float* glogits,
+                         long n, long k, float mix) {
+    sample_back(a, b, c, probs, glogits, n, k, mix);
+}
+}

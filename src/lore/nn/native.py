@@ -1,0 +1,88 @@
+"""Builds kernels.cpp on first use and loads it: about two seconds, once a machine and version.
+
+Without a C++ compiler, or with LORE_NATIVE=0, `library()` is None and lore.nn.fused computes the same with
+torch operations, several times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+# No -ffast-math: infinities and NaN must stay what they are.
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=fast"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
+SIGNATURE = re.compile(r"^(?:    )?void (\w+_(?:##name|float32))\(([^{]*)\) \{", re.M)
+KINDS = {"long": ctypes.c_long, "float": ctypes.c_float}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels with their argument types, or None where they cannot be had."""
+    if os.environ.get("LORE_NATIVE", "1") == "0":
+        return None
+    source = files("lore.nn").joinpath("kernels.cpp").read_text()
+    try:
+        return _declare(ctypes.CDLL(str(_build(source))), source)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        print(f"lore: CPU kernels not built, training is slower: {reason}".strip(), file=sys.stderr)
+        return None
+
+
+def _build(source: str) -> Path:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise OSError("no C++ compiler found (Debian, Ubuntu: apt install g++)")
+    key = "\n".join([source, *FLAGS, compiler, _processor()])
+    name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lore"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        built = folder / name
+        if not built.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several jobs may start at once
+                os.replace(_compile(compiler, source, Path(scratch)), built)
+        return built
+    except PermissionError:
+        return _compile(compiler, source, Path(tempfile.mkdtemp(prefix="lore-")))
+
+
+def _compile(compiler: str, source: str, folder: Path) -> Path:
+    (folder / "kernels.cpp").write_text(source)
+    command = [compiler, *FLAGS, "-o", "kernels.so", "kernels.cpp"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+    return folder / "kernels.so"
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        return "".join(
+            sorted(set(re.findall(r"^(?:model name|flags|Features)\s*:.*$", info.read_text(), re.M)))
+        )
+    return f"{platform.machine()} {platform.processor()} {platform.version()}"
+
+
+def _declare(lib: ctypes.CDLL, source: str) -> ctypes.CDLL:
+    """Argument types from the source's own signatures: pointers are void*, the rest long or float."""
+    for name, arguments in SIGNATURE.findall(source.replace("\\\n", "\n")):
+        types = [
+            ctypes.c_void_p if "*" in argument else KINDS[argument.split()[-2]]
+            for argument in arguments.split(",")
+        ]
+        for full in {name.replace("##name", kind) for kind in ("float32", "bfloat16")}:
+            function = getattr(lib, full)
+            function.argtypes, function.restype = types, None
+    return lib
