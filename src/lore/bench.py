@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from lore.build import build_agent
-from lore.dreamer.agent import DreamerV3Agent
+from lore.build import build_agent, build_replay
+from lore.dreamer.agent import REGION, DreamerV3Agent
 from lore.memory import keep_freed_memory
+from lore.nn.fused import ONEDNN
 from lore.options import Config
 from lore.types import Batch, ObsSpec
 
@@ -23,31 +27,44 @@ SPEC = {"image": ObsSpec((147,), 0, "float32")}
 ACTIONS = 7
 UNIT_SIZE = 1024
 WARM_UP, REPEATS = 3, 20
+PROFILED = 5  # gradient steps
+TRACE = "bench-trace.json"
+# getrusage counts bytes on macOS, KiB elsewhere
+_RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
 
 
-def main(cfg: Config) -> None:
-    """Time agent.update on random data of the reference workload's shape; the last line is one JSON object.
+def main(cfg: Config, profile: bool = False) -> None:
+    """Print the measurement as one JSON object, the last line; before it, if asked for, a table by region."""
+    row = measure(cfg)
+    if profile:
+        print(table(cfg, TRACE))
+        print(f"trace for chrome://tracing or ui.perfetto.dev: {TRACE}")
+    print(f"{row['median_s']} s a gradient step, {row['matmul_units']} matmul units", file=sys.stderr)
+    print(json.dumps(row))
+
+
+def measure(cfg: Config) -> dict[str, Any]:
+    """Time agent.update on random data of the reference workload's shape, with the replay memory full.
 
     Unit and step are measured in turn, so that both see the same machine. The unit is one float32 product
     of two 1024 x 1024 matrices on one thread; no precision setting is changed in this process.
     """
-    keep_freed_memory()
-    torch.set_num_threads(cfg.threads)
-    agent = build_agent(cfg, SPEC, ACTIONS)
-    assert isinstance(agent, DreamerV3Agent)
-    batch = random_batch(agent, cfg)
+    agent, batch = _prepare(cfg)
     wait = torch.cuda.synchronize if agent.device.type == "cuda" else _nothing
+    replay = build_replay(cfg, SPEC, ACTIONS)
+    for store in (*replay.static.values(), *replay.latents.values()):
+        store.fill_(1)  # memory counts once it is touched
     matrix = torch.randn(UNIT_SIZE, UNIT_SIZE)
     for _ in range(WARM_UP):
         agent.update(batch)
-    with FlopCounterMode(display=False) as flops:
+    with FlopCounterMode(display=False, custom_mapping={ONEDNN: _linear_flops} if ONEDNN else {}) as flops:
         agent.update(batch)
     steps, units = [], []
     for _ in range(REPEATS):
         units.append(_seconds(lambda: matrix @ matrix, _nothing))
         steps.append(_seconds(lambda: agent.update(batch), wait))
     step, unit = statistics.median(steps), statistics.median(units)
-    row = {
+    return {
         "workload": f"{_shape(cfg)} raw147 {ACTIONS} actions",
         "device": torch.cuda.get_device_name(agent.device) if agent.device.type == "cuda" else "cpu",
         "dtype": cfg.dtype,
@@ -59,12 +76,46 @@ def main(cfg: Config) -> None:
         "gflop": float(f"{flops.get_total_flops() / 1e9:.4g}"),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNITS_PER_MB),
     }
-    print(f"{row['median_s']} s a gradient step, {row['matmul_units']} matmul units", file=sys.stderr)
-    print(json.dumps(row))
 
 
-# getrusage counts bytes on macOS, KiB elsewhere
-_RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
+def table(cfg: Config, trace: str) -> str:
+    """Where the time of a gradient step goes: by region, and by operation; `trace` takes every call."""
+    agent, batch = _prepare(cfg)
+    activities = [ProfilerActivity.CPU]
+    if agent.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    for _ in range(WARM_UP):
+        agent.update(batch)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(PROFILED):
+            agent.update(batch)
+    profiler.export_chrome_trace(trace)
+    events = profiler.key_averages()
+    whole = sum(e.self_cpu_time_total for e in events)
+    regions = [(e.key, e.cpu_time_total, e.count) for e in events if e.key.startswith(REGION)]
+    calls = [(e.key, e.self_cpu_time_total, e.count) for e in events if not e.key.startswith(REGION)]
+    lines = []
+    for title, rows in (("region", regions), ("operation", sorted(calls, key=lambda r: -r[1])[:20])):
+        lines.append(f"{title:40s} {'ms a step':>10s} {'share':>7s} {'calls':>7s}")
+        for name, micros, count in rows:
+            spent, label = micros / PROFILED / 1e3, name.removeprefix(REGION)[:40]
+            lines.append(f"{label:40s} {spent:10.2f} {micros / whole:7.1%} {count / PROFILED:7.0f}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _prepare(cfg: Config) -> tuple[DreamerV3Agent, Batch]:
+    keep_freed_memory()
+    torch.set_num_threads(cfg.threads)
+    agent = build_agent(cfg, SPEC, ACTIONS)
+    assert isinstance(agent, DreamerV3Agent)
+    return agent, random_batch(agent, cfg)
+
+
+def _linear_flops(
+    x: torch.Size, weight: torch.Size, *args: object, out_shape: object = None, **kwargs: object
+) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 def _shape(cfg: Config) -> str:

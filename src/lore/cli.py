@@ -85,16 +85,22 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench_main(argv: Sequence[str] | None = None) -> int:
-    """lore-bench: time of a gradient step on the reference workload; takes lore-train's KEY=VALUE."""
+    """lore-bench: time of a gradient step on the reference workload; takes lore-train's KEY=VALUE.
+
+    profile=true prints a table by region as well, and writes a trace into the current folder.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        cfg = config.compose([*REFERENCE, *(sys.argv[1:] if argv is None else argv)])
+        profile = "profile=true" in arguments
+        rest = [a for a in arguments if a not in ("profile=true", "profile=false")]
+        cfg = config.compose([*REFERENCE, *rest])
         print(
             f"{BENCH}: {cfg.agent.batch_size} x {cfg.agent.seq_len}, {cfg.dtype}, {cfg.device}",
             file=sys.stderr,
         )
         from lore.bench import main
 
-        main(cfg)
+        main(cfg, profile)
     except BadInput as error:
         return _refuse(BENCH, error)
     except KeyboardInterrupt:

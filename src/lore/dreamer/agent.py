@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,12 @@ from lore.nn.optim import LaProp
 from lore.options import Agent, Size
 from lore.rng import Streams
 from lore.types import Batch, Belief, Carry, Latent, ObsSpec
+
+REGION = "lore: "  # how a profile tells the regions of a gradient step from operations
+
+
+def region(name: str) -> AbstractContextManager[object]:
+    return torch.profiler.record_function(REGION + name)
 
 
 class DreamerV3Agent:
@@ -89,10 +97,12 @@ class DreamerV3Agent:
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Latent]:
         """One gradient step: metrics as 0-d tensors, and the fresh latents (B, T) for the replay."""
         losses, latent, metrics = self.losses(batch)
-        total = torch.stack([self.options.scales[k] * v.mean() for k, v in losses.items()]).sum()
-        total.backward()
-        metrics.update(self.optimizer.step())
-        self.actor_critic.slow.update(self._critic_masters)
+        with region("backward"):
+            total = torch.stack([self.options.scales[k] * v.mean() for k, v in losses.items()]).sum()
+            total.backward()
+        with region("optimizer"):
+            metrics.update(self.optimizer.step())
+            self.actor_critic.slow.update(self._critic_masters)
         metrics.update({f"loss/{k}": v.mean() for k, v in losses.items()})
         return {k: v.detach() for k, v in metrics.items()}, latent
 
@@ -102,29 +112,33 @@ class DreamerV3Agent:
         Raises KeyError (in update) for a loss without a scale.
         """
         B, T = batch.is_first.shape
-        losses, observed = self.world_model.loss(batch, self.rng["posterior"])
-        start = observed.feat.detach().flatten(0, 1)  # (B*T, F): every posterior is a start
-        actions = self.rng["imagined_action"]
-        imagined = self.world_model.rssm.imagine(
-            start,
-            lambda feat: self.actor_critic.sample(feat, actions),
-            self.options.horizon,
-            self.rng["imagination"],
-        )
-        reward, cont = self.world_model.predict(imagined.feat)
-        behaviour, returns, metrics = self.actor_critic.loss(imagined, reward, cont)
-        losses.update({k: v.view(B, T) for k, v in behaviour.items()})
-        bootstrap = returns[0].view(B, T)
-        losses["replay_critic"], replay_metrics = self.actor_critic.replay_loss(
-            observed.feat, batch, bootstrap
-        )
-        metrics.update(replay_metrics)
-        if self.critic_ensemble:
-            losses["critic_ensemble"] = self.critic_ensemble.loss(observed.feat, bootstrap, batch.index)
-        if self.disagreement_ensemble:
-            losses["disagreement_ensemble"] = self.disagreement_ensemble.loss(
-                observed.feat, observed.probs, batch
+        with region("world model"):
+            losses, observed = self.world_model.loss(batch, self.rng["posterior"])
+        with region("imagination"):
+            start = observed.feat.detach().flatten(0, 1)  # (B*T, F): every posterior is a start
+            actions = self.rng["imagined_action"]
+            imagined = self.world_model.rssm.imagine(
+                start,
+                lambda feat: self.actor_critic.sample(feat, actions),
+                self.options.horizon,
+                self.rng["imagination"],
             )
+            reward, cont = self.world_model.predict(imagined.feat)
+        with region("behaviour"):
+            behaviour, returns, metrics = self.actor_critic.loss(imagined, reward, cont)
+            losses.update({k: v.view(B, T) for k, v in behaviour.items()})
+            bootstrap = returns[0].view(B, T)
+            losses["replay_critic"], replay_metrics = self.actor_critic.replay_loss(
+                observed.feat, batch, bootstrap
+            )
+            metrics.update(replay_metrics)
+        with region("ensembles"):
+            if self.critic_ensemble:
+                losses["critic_ensemble"] = self.critic_ensemble.loss(observed.feat, bootstrap, batch.index)
+            if self.disagreement_ensemble:
+                losses["disagreement_ensemble"] = self.disagreement_ensemble.loss(
+                    observed.feat, observed.probs, batch
+                )
         return losses, observed.latent, metrics
 
     def state_dict(self) -> dict:

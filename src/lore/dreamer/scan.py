@@ -75,6 +75,7 @@ class _PosteriorScan(torch.autograd.Function):
             _, r1 = fused.norm_silu_forward(y1, w.stoch_scale, shared[:, h:])
             own = torch.bmm(deter.view(B, g, -1).transpose(0, 1), w.own_w)  # (g, B, o)
             hidden, z, r = fused.core_hidden(torch.addmm(core_in[t], shared, w.shared_w), own, w.core_scale)
+            assert z is not None
             gates = torch.bmm(hidden, w.gates_w)  # (g, B, 3o)
             out = fused.gru(gates, w.gates_b, deter, deters[t], keep=True)
             y2 = torch.addmm(post_in[t], out, w.post_w.T)

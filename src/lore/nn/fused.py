@@ -18,6 +18,7 @@ from torch import Tensor
 from lore.nn.native import library
 
 NORM_EPS = 1e-4
+LONGEST = 16384  # units in a row, as in kernels.cpp
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 ONEDNN_ROWS = 64  # with fewer, starting it costs more than it saves
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -25,7 +26,8 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 def _native(name: str, x: Tensor) -> Callable[..., None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
-    lib = library() if x.device.type == "cpu" and x.dtype in NAMES else None
+    fits = x.device.type == "cpu" and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
+    lib = library() if fits else None
     if lib is None:
         return None
     function = getattr(lib, f"{name}_{NAMES[x.dtype]}")
@@ -47,7 +49,10 @@ def _onednn(x: Tensor, rows: int) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, I) times weight (O, I) transposed, by oneDNN, which wants operands that are dense either way."""
+    """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
+    if not _onednn(x, max(len(x), len(weight), x.shape[1])):
+        return F.linear(x, weight, bias)
+    # it wants operands that are dense one way or the other
     x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))
     assert ONEDNN is not None
     return ONEDNN(x, weight, bias, "none", [], "")
@@ -55,10 +60,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> (..., O), differentiable."""
-    if not _onednn(x, x.numel() // x.shape[-1]):
+    rows = x.numel() // x.shape[-1]
+    if rows < ONEDNN_ROWS or x.device.type != "cpu" or x.dtype not in NAMES:
         return F.linear(x, weight, bias)
-    flat = x.reshape(-1, x.shape[-1])
-    return _Linear.apply(flat, weight, bias).view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
+    flat = _Linear.apply(x.reshape(rows, -1), weight, bias)
+    return flat.view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
 
 
 class _Linear(torch.autograd.Function):
@@ -74,8 +80,18 @@ class _Linear(torch.autograd.Function):
         return (
             _product(grad, weight.t()) if need_x else None,
             _product(grad.t(), x.t()) if need_weight else None,
-            grad.sum(0) if need_bias else None,
+            column_sum(grad) if need_bias else None,
         )
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum over the rows of x (N, K): (K,). Equal columns have exactly equal sums."""
+    kernel = _native("column_sum", x)
+    if kernel is None:
+        return x.sum(0)
+    out = x.new_empty(x.shape[1])
+    kernel(x.contiguous(), out, *x.shape)
+    return out
 
 
 def block_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -120,10 +136,10 @@ def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tu
         y = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
         return (y if out is None else out.copy_(y)), r
     z = z.contiguous()
-    y = torch.empty_like(z) if out is None else out
+    y = torch.empty(z.shape, dtype=z.dtype) if out is None else out
     r = torch.empty(z.shape[:-1])
     units = z.shape[-1]
-    kernel(z, scale, y, y.stride(-2) if y.dim() > 1 else units, r, r.numel(), units, NORM_EPS)
+    kernel(z, scale, y, units if out is None else out.stride(0), r, r.numel(), units, NORM_EPS)
     return y, r
 
 
@@ -139,7 +155,7 @@ def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[T
         return gz.to(z.dtype), (grad_a * n).reshape(-1, units).sum(0)
     if grad.dim() != 2 or grad.stride(1) != 1:
         grad = grad.contiguous()
-    gz, gscale = torch.empty_like(z), torch.zeros(units)
+    gz, gscale = torch.empty(z.shape, dtype=z.dtype), torch.zeros(units)
     stride = grad.stride(0) if grad.dim() == 2 else units
     kernel(grad, stride, z, r, scale, gz, gscale, r.numel(), units)
     return gz, gscale
@@ -147,9 +163,10 @@ def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[T
 
 def core_hidden(
     shared: Tensor, own: Tensor, scale: Tensor, table: Tensor | None = None, action: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """The core's hidden layer, by block: hidden (g, N, o) = norm_silu(z), z (N, D), r (N,).
 
+    z is given back for a gradient: None with a table, of which there is none.
     z = shared (N, D) + own (g, N, o) side by side + table[action], where table is (A, D) and action (N,).
     Differentiable through the torch operations.
     """
@@ -161,11 +178,11 @@ def core_hidden(
             z = z + table[action]
         r = _wide(z).square().mean(-1).add(NORM_EPS).rsqrt()
         hidden = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
-        return hidden.unflatten(-1, (g, o)).transpose(0, 1), z, r
-    hidden, z, r = torch.empty_like(own), torch.empty_like(shared), torch.empty(n)
-    keep = None if table is not None else z  # only a scan, which has no table, asks for z
-    kernel(shared, table, action, own, scale, hidden, n * o, keep, r, n, g, o, NORM_EPS)
-    return hidden, z, r
+        return hidden.unflatten(-1, (g, o)).transpose(0, 1), None if table is not None else z, r
+    kept = shared.new_empty(n, g * o) if table is None else None
+    hidden, r = own.new_empty(g, n, o), torch.empty(n)
+    kernel(shared, table, action, own.contiguous(), scale, hidden, n * o, kept, r, n, g, o, NORM_EPS)
+    return hidden, kept, r
 
 
 def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, keep: bool = False) -> Tensor:
@@ -309,9 +326,10 @@ class _CrossEntropy(torch.autograd.Function):
             shares = torch.ones_like(index, dtype=grad.dtype) if weight is None else weight
             back = (_wide(logits) - log_norm.unsqueeze(-1)).exp() * (shares.sum(-1, keepdim=True) * grad)
             return back.scatter_add_(-1, index, -shares * grad).to(logits.dtype), None, None, None
-        logits, grad, out = logits.contiguous(), grad.contiguous(), torch.empty_like(logits)
-        shape = (log_norm.numel(), logits.shape[-1], index.shape[-1])
-        kernel(logits, log_norm, index, weight, grad, out, *shape)
+        out = torch.empty(logits.shape, dtype=logits.dtype)
+        weight = None if weight is None else weight.contiguous()
+        inputs = (logits.contiguous(), log_norm.contiguous(), index.contiguous(), weight, grad.contiguous())
+        kernel(*inputs, out, log_norm.numel(), logits.shape[-1], index.shape[-1])
         return out, None, None, None
 
 

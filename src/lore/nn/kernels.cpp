@@ -54,6 +54,10 @@ inline float tanh_(float x) { return 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f); 
 
 const long LONGEST = 16384;  // width of a row that fits the buffers on the stack
 
+// Loops over a padded row have no remainder, which a compiler may round otherwise than the vectors before it:
+// equal logits must give equal numbers, or the outermost bins of a two-hot, some 10^8, no longer cancel.
+inline long whole_vectors(long k) { return (k + 63) / 64 * 64; }
+
 // y = silu(z * r * scale), r = 1 / sqrt(mean(z^2) + eps). z (n, u), y rows of stride ys, r (n)
 template <class T>
 void norm_silu(const T* z, const T* scale, T* y, long ys, float* r, long n, long u, float eps) {
@@ -269,13 +273,15 @@ void log_sum(const T* logits, const float* bins, float* log_norm, float* mean, l
         return;
     }
     float p[LONGEST];
-    long half = k / 2;
+    long half = k / 2, padded = whole_vectors(k);
     for (long i = 0; i < n; ++i) {
         const T* li = logits + i * k;
-        float top = get(li[0]), sum = 0;
-        for (long j = 1; j < k; ++j) top = get(li[j]) > top ? get(li[j]) : top;
-        for (long j = 0; j < k; ++j) {
-            p[j] = fast_exp(get(li[j]) - top);
+        for (long j = 0; j < k; ++j) p[j] = get(li[j]);
+        for (long j = k; j < padded; ++j) p[j] = -INFINITY;
+        float top = p[0], sum = 0;
+        for (long j = 0; j < padded; ++j) top = p[j] > top ? p[j] : top;
+        for (long j = 0; j < padded; ++j) {
+            p[j] = fast_exp(p[j] - top);
             sum += p[j];
         }
         log_norm[i] = top + std::log(sum);
@@ -292,15 +298,35 @@ template <class T>
 void cross_entropy_back(const T* logits, const float* log_norm, const int64_t* index, const float* weight,
                         const float* g, T* out, long n, long k, long m) {
     float row[LONGEST];
+    long padded = whole_vectors(k);
     for (long i = 0; i < n; ++i) {
         const T* li = logits + i * k;
         float total = 0, norm = log_norm[i];
         for (long c = 0; c < m; ++c) total += weight ? weight[i * m + c] : 1.0f;
         total *= g[i];
-        for (long j = 0; j < k; ++j) row[j] = fast_exp(get(li[j]) - norm) * total;
+        for (long j = 0; j < k; ++j) row[j] = get(li[j]);
+        for (long j = k; j < padded; ++j) row[j] = 0;
+        for (long j = 0; j < padded; ++j) row[j] = fast_exp(row[j] - norm) * total;
         for (long c = 0; c < m; ++c) row[index[i * m + c]] -= (weight ? weight[i * m + c] : 1.0f) * g[i];
         for (long j = 0; j < k; ++j) put(out[i * k + j], row[j]);
     }
+}
+
+// Sum over n rows of k numbers, in float32, in blocks so that long sums keep their digits.
+template <class T>
+void column_sum(const T* x, T* out, long n, long k) {
+    const long BLOCK = 64;
+    float total[LONGEST], part[LONGEST];
+    long padded = whole_vectors(k);
+    for (long j = 0; j < padded; ++j) total[j] = 0;
+    for (long first = 0; first < n; first += BLOCK) {
+        long end = first + BLOCK < n ? first + BLOCK : n;
+        for (long j = 0; j < padded; ++j) part[j] = 0;
+        for (long i = first; i < end; ++i)
+            for (long j = 0; j < k; ++j) part[j] += get(x[i * k + j]);
+        for (long j = 0; j < padded; ++j) total[j] += part[j];
+    }
+    for (long j = 0; j < k; ++j) put(out[j], total[j]);
 }
 
 // LaProp on flat buffers: grad times its tensor's clip factor, second and first moment, step.
@@ -348,6 +374,7 @@ void laprop(const T* grad, float factor, float* second, float* first, float* mas
                                    const float* weight, const float* g, T* out, long n, long k, long m) {          \
         cross_entropy_back(logits, log_norm, index, weight, g, out, n, k, m);                                      \
     }                                                                                                              \
+    void column_sum_##name(const T* x, T* out, long n, long k) { column_sum(x, out, n, k); }                       \
     void laprop_##name(const T* grad, float factor, float* second, float* first, float* master, T* copy, long n,   \
                        float beta1, float beta2, float correct2, float eps, float rate) {                          \
         laprop(grad, factor, second, first, master, copy, n, beta1, beta2, correct2, eps, rate);                   \

@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,26 +42,39 @@ def library() -> ctypes.CDLL | None:
 
 
 def _build(source: str) -> Path:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None:
+    compiler = (
+        shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, ("c++", "g++", "clang++")))[:1]
+    )
+    if not compiler:
         raise OSError("no C++ compiler found (Debian, Ubuntu: apt install g++)")
-    key = "\n".join([source, *FLAGS, compiler, _processor()])
+    key = "\n".join([source, *FLAGS, *compiler, _processor()])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lore"
+    folder = _writable_folder()
+    built = folder / name
+    if not built.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several jobs may start at once
+            os.replace(_compile(compiler, source, Path(scratch)), built)
+    return built
+
+
+def _writable_folder() -> Path:
+    """The user's cache, or a folder of the user's among the temporary files where that cannot be written."""
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lore"
         folder.mkdir(parents=True, exist_ok=True)
-        built = folder / name
-        if not built.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several jobs may start at once
-                os.replace(_compile(compiler, source, Path(scratch)), built)
-        return built
-    except PermissionError:
-        return _compile(compiler, source, Path(tempfile.mkdtemp(prefix="lore-")))
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # read-only, full, or no home
+        folder = Path(tempfile.gettempdir()) / f"lore-{os.getuid() if hasattr(os, 'getuid') else 'kernels'}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+            raise OSError(f"{folder} belongs to another user") from None
+        return folder
 
 
-def _compile(compiler: str, source: str, folder: Path) -> Path:
+def _compile(compiler: list[str], source: str, folder: Path) -> Path:
     (folder / "kernels.cpp").write_text(source)
-    command = [compiler, *FLAGS, "-o", "kernels.so", "kernels.cpp"]
+    command = [*compiler, *FLAGS, "-o", "kernels.so", "kernels.cpp"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
     return folder / "kernels.so"
 
