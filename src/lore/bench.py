@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lore.build import build_agent, build_replay
 from lore.dreamer.agent import REGION, DreamerV3Agent
 from lore.memory import keep_freed_memory
-from lore.nn.fused import ONEDNN
+from lore.nn.products import ONEDNN
 from lore.options import Config
 from lore.types import Batch, ObsSpec
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lore.nn import fused
+from lore.nn import fused, products
 from lore.nn.distributions import one_hot, symexp_bins
 
 KERNELS = [("kernels", torch.float32), ("kernels", torch.bfloat16)]
@@ -127,13 +127,13 @@ def test_the_kernels_compute_float32_and_bfloat16_where_they_are_built(kind):
         pytest.skip("no kernels")
     names = ["norm_silu", "norm_silu_back", "core_hidden", "gru", "sample", "log_sum", "laprop"]
     names += ["cross_entropy_back"] + (["gru_back", "sample_back"] if kind == torch.float32 else [])
-    assert all(fused._native(name, torch.zeros(1, dtype=kind)) is not None for name in names)
+    assert all(fused.native_kernel(name, torch.zeros(1, dtype=kind)) is not None for name in names)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
 def test_torch_computes_what_has_no_kernel(kind):
-    assert fused._native("gru", torch.zeros(1, dtype=kind)) is None
-    assert fused._native("gru", torch.zeros(1, device="meta")) is None
+    assert fused.native_kernel("gru", torch.zeros(1, dtype=kind)) is None
+    assert fused.native_kernel("gru", torch.zeros(1, device="meta")) is None
 
 
 # norm_silu
@@ -547,7 +547,7 @@ def linear_inputs(form, rows, dtype):
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [1, 7, fused.ONEDNN_ROWS - 1, fused.ONEDNN_ROWS, 130])
+@pytest.mark.parametrize("rows", [1, 7, products.ONEDNN_ROWS - 1, products.ONEDNN_ROWS, 130])
 @pytest.mark.parametrize("form", ["dense", "transposed", "slices", "one output", "one input"])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_linear_and_its_gradient(kind, rows, form, with_bias):
@@ -555,7 +555,7 @@ def test_linear_and_its_gradient(kind, rows, form, with_bias):
     inputs = (x, weight, bias) if with_bias else (x, weight)
     exact = doubles(*inputs)
     want = exact[0] @ exact[1].t() + (exact[2] if with_bias else 0)
-    got = fused.linear(*inputs)
+    got = products.linear(*inputs)
     close(got, want, kind, atol=1e-5)
     grad = randn(*got.shape, seed=3).to(kind).t().contiguous().t()
     both = zip(
@@ -573,42 +573,42 @@ def test_linear_and_its_gradient(kind, rows, form, with_bias):
 @pytest.mark.parametrize("rows", [7, 130])
 def test_linear_gives_a_gradient_to_each_input_that_wants_one(rows):
     inputs = linear_inputs("dense", rows, torch.float32)
-    want = torch.autograd.grad(fused.linear(*inputs).square().sum(), inputs)
+    want = torch.autograd.grad(products.linear(*inputs).square().sum(), inputs)
     for i in range(3):
         some = [x if i == j else x.detach() for j, x in enumerate(inputs)]
-        (got,) = torch.autograd.grad(fused.linear(*some).square().sum(), some[i])
+        (got,) = torch.autograd.grad(products.linear(*some).square().sum(), some[i])
         torch.testing.assert_close(got, want[i])
     with torch.no_grad():
-        torch.testing.assert_close(fused.linear(*inputs), torch.nn.functional.linear(*inputs))
+        torch.testing.assert_close(products.linear(*inputs), torch.nn.functional.linear(*inputs))
 
 
 @pytest.mark.parametrize("shape", [(24,), (2, 3, 24), (5, 26, 24)])
 def test_linear_keeps_the_leading_axes(shape):
     x, weight, bias = randn(*shape), randn(10, 24, seed=1), randn(10, seed=2)
-    close(fused.linear(x, weight, bias), x.double() @ weight.double().t() + bias, torch.float32, atol=2e-5)
+    close(products.linear(x, weight, bias), x.double() @ weight.double().t() + bias, torch.float32, atol=2e-5)
 
 
 @pytest.mark.parametrize("rows", [7, 130])
 def test_linear_in_bfloat16_is_the_product_in_bfloat16(rows):
     x, weight, bias = (y.detach() for y in linear_inputs("slices", rows, torch.bfloat16))
     want = x.double() @ weight.double().t() + bias.double()
-    close(fused.linear(x, weight, bias), want, torch.bfloat16, atol=0.02)
+    close(products.linear(x, weight, bias), want, torch.bfloat16, atol=0.02)
 
 
 def test_onednn_does_float32_products_of_many_rows_only():
-    if fused.ONEDNN is None:
+    if products.ONEDNN is None:
         pytest.skip("no oneDNN")
     for kind, rows in itertools.product([torch.float32, torch.float64], [63, 64]):
         x, weight, bias = linear_inputs("dense", rows, kind)
-        ours = "_Linear" in fused.linear(x, weight, bias).grad_fn.next_functions[0][0].name()
+        ours = "_Linear" in products.linear(x, weight, bias).grad_fn.next_functions[0][0].name()
         assert ours == (kind == torch.float32 and rows == 64)
 
 
 def test_linear_without_onednn(monkeypatch):
     inputs = linear_inputs("slices", 130, torch.float32)
-    want = fused.linear(*inputs)
-    monkeypatch.setattr(fused, "ONEDNN", None)
-    torch.testing.assert_close(fused.linear(*inputs), want)
+    want = products.linear(*inputs)
+    monkeypatch.setattr(products, "ONEDNN", None)
+    torch.testing.assert_close(products.linear(*inputs), want)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
@@ -621,9 +621,9 @@ def test_block_product_multiplies_each_block(kind, rows, form):
         weight = torch.cat([weight, weight], 1)[:, :8]
     exact = doubles(x, weight)
     want = torch.stack([a @ b for a, b in zip(*exact, strict=True)])
-    close(fused.block_product(x, weight), want, kind, atol=1e-5)
+    close(products.block_product(x, weight), want, kind, atol=1e-5)
     inputs, grad = leaves(x, weight), randn(3, rows, 10, dtype=kind, seed=2)
-    got = torch.autograd.grad(fused.block_product(*inputs), inputs, grad)
+    got = torch.autograd.grad(products.block_product(*inputs), inputs, grad)
     for a, b in zip(got, torch.autograd.grad(want, exact, grad.double()), strict=True):
         close(a, b, kind, atol=2e-5)
 
@@ -780,7 +780,7 @@ def test_a_mirrored_output_layer_learns_the_mirror_image_bit_for_bit(dtype):
 
     def learnt(weight, bias, index):
         weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-        fused.cross_entropy(fused.linear(x, weight, bias), norm, index, share).sum().backward()
+        fused.cross_entropy(products.linear(x, weight, bias), norm, index, share).sum().backward()
         grad = torch.cat([weight.grad.flatten(), bias.grad])
         master = torch.cat([weight.detach().flatten(), bias.detach()]).float()
         out = master if dtype == torch.float32 else master.to(dtype)

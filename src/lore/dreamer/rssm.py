@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lore.dreamer.scan import Weights, posterior_scan
-from lore.nn import fused
+from lore.nn import fused, products
 from lore.nn.distributions import categorical_kl, one_hot, unimix_probs
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 from lore.options import Size
@@ -113,11 +113,11 @@ class RSSM(nn.Module):
         """
         grouped = deter.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (g, N, o)
         inputs = torch.cat([self.in_deter(deter), self.in_stoch(stoch)], -1)  # (N, 2h)
-        own = fused.block_product(grouped, core.own)
+        own = products.block_product(grouped, core.own)
         hidden, *_ = fused.core_hidden(
-            fused.linear(inputs, core.shared), own, self.core_norm.scale, core.action, action
+            products.linear(inputs, core.shared), own, self.core_norm.scale, core.action, action
         )
-        gates = fused.block_product(hidden, self.core_gates.weight)  # (g, N, 3o)
+        gates = products.block_product(hidden, self.core_gates.weight)  # (g, N, 3o)
         return fused.gru(gates, self.core_gates.bias, deter, out)
 
     def prior_probs(self, deter: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ class RSSM(nn.Module):
             logits_b=self.posterior_logits.bias.float(),
         )
         core_in = self.in_action(action).float() @ shared[2 * h :] + self.core_hidden.bias.float()
-        post_in = fused.linear(tokens, post.weight[:, self.deter :], post.bias).float()
+        post_in = products.linear(tokens, post.weight[:, self.deter :], post.bias).float()
         return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:

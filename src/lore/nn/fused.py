@@ -19,12 +19,10 @@ from lore.nn.native import library
 
 NORM_EPS = 1e-4
 LONGEST = 16384  # units in a row, as in kernels.cpp
-ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-ONEDNN_ROWS = 64  # with fewer, starting it costs more than it saves
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-def _native(name: str, x: Tensor) -> Callable[..., None] | None:
+def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
     fits = x.device.type == "cpu" and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
     lib = library() if fits else None
@@ -34,7 +32,7 @@ def _native(name: str, x: Tensor) -> Callable[..., None] | None:
     return lambda *args: function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in args])
 
 
-def _needs_grad(*inputs: Tensor) -> bool:
+def needs_grad(*inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
@@ -43,72 +41,11 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _onednn(x: Tensor, rows: int) -> bool:
-    """Whether oneDNN does this float32 product: on AMD processors MKL leaves half of their speed unused."""
-    return x.dtype == torch.float32 and rows >= ONEDNN_ROWS and x.device.type == "cpu" and ONEDNN is not None
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
-    if not _onednn(x, max(len(x), len(weight), x.shape[1])):
-        return F.linear(x, weight, bias)
-    # it wants operands that are dense one way or the other
-    x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))
-    assert ONEDNN is not None
-    return ONEDNN(x, weight, bias, "none", [], "")
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., I), weight (O, I), bias (O,) -> (..., O), differentiable."""
-    rows = x.numel() // x.shape[-1]
-    if rows < ONEDNN_ROWS or x.device.type != "cpu" or x.dtype not in NAMES:
-        return F.linear(x, weight, bias)
-    flat = _Linear.apply(x.reshape(rows, -1), weight, bias)
-    return flat.view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        return (
-            _product(grad, weight.t()) if need_x else None,
-            _product(grad.t(), x.t()) if need_weight else None,
-            column_sum(grad) if need_bias else None,
-        )
-
-
-def column_sum(x: Tensor) -> Tensor:
-    """Sum over the rows of x (N, K): (K,). Equal columns have exactly equal sums."""
-    kernel = _native("column_sum", x)
-    if kernel is None:
-        return x.sum(0)
-    out = x.new_empty(x.shape[1])
-    kernel(x.contiguous(), out, *x.shape)
-    return out
-
-
-def block_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (g, N, I), weight (g, I, O) -> (g, N, O). Differentiable but where no gradient is needed anyway."""
-    if _needs_grad(x, weight) or not _onednn(x, x.shape[1]):
-        return torch.bmm(x, weight)
-    out = x.new_empty(*x.shape[:2], weight.shape[2])
-    for block, rows, kernel in zip(out, x, weight, strict=True):
-        block.copy_(_product(rows, kernel.t()))
-    return out
-
-
 def norm_silu(z: Tensor, scale: Tensor) -> Tensor:
     """SiLU of the RMS norm of z (..., U) with scale (U,), differentiable."""
-    if _native("norm_silu", z) is None:
+    if native_kernel("norm_silu", z) is None:
         return F.silu(F.rms_norm(z, (z.shape[-1],), scale, NORM_EPS))
-    if _needs_grad(z, scale):
+    if needs_grad(z, scale):
         return _NormSilu.apply(z, scale)  # type: ignore[return-value]
     return norm_silu_forward(z, scale)[0]
 
@@ -130,7 +67,7 @@ class _NormSilu(torch.autograd.Function):
 
 def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """y (..., U) and the inverse root mean square r (...). out: (N, U) rows to write to, of any stride."""
-    kernel = _native("norm_silu", z)
+    kernel = native_kernel("norm_silu", z)
     if kernel is None:
         r = _wide(z).square().mean(-1).add_(NORM_EPS).rsqrt_()
         y = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
@@ -145,7 +82,7 @@ def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tu
 
 def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of z (..., U) and of the scale (U,), the latter summed in float32. grad: like z."""
-    kernel = _native("norm_silu_back", z)
+    kernel = native_kernel("norm_silu_back", z)
     units = z.shape[-1]
     if kernel is None:
         n = _wide(z) * r.unsqueeze(-1)
@@ -171,7 +108,7 @@ def core_hidden(
     Differentiable through the torch operations.
     """
     g, n, o = own.shape
-    kernel = None if _needs_grad(shared, own, scale) else _native("core_hidden", shared)
+    kernel = None if needs_grad(shared, own, scale) else native_kernel("core_hidden", shared)
     if kernel is None:
         z = shared + own.transpose(0, 1).reshape(n, g * o)
         if table is not None:
@@ -193,7 +130,7 @@ def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, k
     """
     g, n, gate = gates.shape
     o = gate // 3
-    kernel = None if _needs_grad(gates, bias, deter) else _native("gru", gates)
+    kernel = None if needs_grad(gates, bias, deter) else native_kernel("gru", gates)
     if kernel is None:
         reset, inner, update = (_wide(gates) + _wide(bias).view(g, 1, gate)).chunk(3, -1)
         reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
@@ -215,7 +152,7 @@ def gru_back(grad: Tensor, kept: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]
     """
     g, n, gate = kept.shape
     o = gate // 3
-    kernel = _native("gru_back", kept) if kept.dtype == torch.float32 else None
+    kernel = native_kernel("gru_back", kept) if kept.dtype == torch.float32 else None
     if kernel is None:
         reset, inner, update = kept.chunk(3, -1)
         candidate = torch.tanh(reset * inner)
@@ -241,7 +178,7 @@ def sample(
     one-hot classes; probs: (N, S, K) float32 that takes the probabilities.
     """
     n, s, k = logits.shape
-    kernel = _native("sample", logits)
+    kernel = native_kernel("sample", logits)
     index = torch.empty(n, s, dtype=torch.uint8, device=logits.device)
     if kernel is None:
         p = (1.0 - mix) * _wide(logits).movedim(-1, 0).contiguous().softmax(0) + mix / k  # (K, N, S)
@@ -262,7 +199,7 @@ def sample(
 def sample_back(grads: list[Tensor], probs: Tensor, mix: float) -> Tensor:
     """Gradient of the logits from up to three gradients of the probabilities, summed; all (..., K)."""
     k = probs.shape[-1]
-    kernel = _native("sample_back", probs) if probs.dtype == torch.float32 else None
+    kernel = native_kernel("sample_back", probs) if probs.dtype == torch.float32 else None
     if kernel is None:
         soft = (probs - mix / k) / (1.0 - mix)
         weighted = sum(g.reshape(probs.shape) for g in grads) * (1.0 - mix) * soft
@@ -283,7 +220,7 @@ def log_sum(logits: Tensor, bins: Tensor | None = None) -> tuple[Tensor, Tensor 
     For an odd K, bins of opposite sign are paired before they are summed, so that equal logits give exactly
     zero. Both are float32.
     """
-    kernel = _native("log_sum", logits)
+    kernel = native_kernel("log_sum", logits)
     if kernel is None:
         wide = _wide(logits)
         norm = wide.logsumexp(-1)
@@ -320,7 +257,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         logits, log_norm, index, weight = ctx.saved_tensors
-        kernel = _native("cross_entropy_back", logits)
+        kernel = native_kernel("cross_entropy_back", logits)
         if kernel is None:
             grad = grad.unsqueeze(-1)
             shares = torch.ones_like(index, dtype=grad.dtype) if weight is None else weight
@@ -352,7 +289,7 @@ def laprop(
     factors: what the gradient of each tensor is multiplied by, in the order of `sizes`, their lengths.
     correct2: 1 - beta2 ** updates. rate: learning rate over 1 - beta1 ** updates.
     """
-    kernel = _native("laprop", grad)
+    kernel = native_kernel("laprop", grad)
     if kernel is None:
         scaled = _wide(grad) * torch.repeat_interleave(factors, torch.tensor(sizes, device=grad.device))
         second.lerp_(scaled.square(), 1.0 - beta2)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lore.nn.fused import NORM_EPS, linear, norm_silu
+from lore.nn.fused import NORM_EPS, norm_silu
+from lore.nn.products import linear
 
 KERNEL = 5  # side of every convolution
 TRUNCATION = 1.1368  # standard deviation of a unit normal cut at two sigma, inverted

@@ -1,0 +1,77 @@
+"""Matrix products, by whatever is fast for them on this device.
+
+On AMD processors MKL, torch's default for float32, runs at half of oneDNN's speed; with few rows neither
+matters. Everything here is differentiable. Letters: N rows, I inputs, O outputs, g blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lore.nn.fused import NAMES, native_kernel, needs_grad
+
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+ONEDNN_ROWS = 64  # with fewer, starting it costs more than it saves
+
+
+def _onednn(x: Tensor, rows: int) -> bool:
+    """Whether oneDNN does this float32 product: on AMD processors MKL leaves half of their speed unused."""
+    return x.dtype == torch.float32 and rows >= ONEDNN_ROWS and x.device.type == "cpu" and ONEDNN is not None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
+    if not _onednn(x, max(len(x), len(weight), x.shape[1])):
+        return F.linear(x, weight, bias)
+    # it wants operands that are dense one way or the other
+    x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))
+    assert ONEDNN is not None
+    return ONEDNN(x, weight, bias, "none", [], "")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I), weight (O, I), bias (O,) -> (..., O), differentiable."""
+    rows = x.numel() // x.shape[-1]
+    if rows < ONEDNN_ROWS or x.device.type != "cpu" or x.dtype not in NAMES:
+        return F.linear(x, weight, bias)
+    flat = _Linear.apply(x.reshape(rows, -1), weight, bias)
+    return flat.view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight.t()) if need_x else None,
+            _product(grad.t(), x.t()) if need_weight else None,
+            column_sum(grad) if need_bias else None,
+        )
+
+
+def column_sum(x: Tensor) -> Tensor:
+    """Sum over the rows of x (N, K): (K,). Equal columns have exactly equal sums."""
+    kernel = native_kernel("column_sum", x)
+    if kernel is None:
+        return x.sum(0)
+    out = x.new_empty(x.shape[1])
+    kernel(x.contiguous(), out, *x.shape)
+    return out
+
+
+def block_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (g, N, I), weight (g, I, O) -> (g, N, O). Differentiable but where no gradient is needed anyway."""
+    if needs_grad(x, weight) or not _onednn(x, x.shape[1]):
+        return torch.bmm(x, weight)
+    out = x.new_empty(*x.shape[:2], weight.shape[2])
+    for block, rows, kernel in zip(out, x, weight, strict=True):
+        block.copy_(_product(rows, kernel.t()))
+    return out
