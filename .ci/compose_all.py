@@ -16,6 +16,7 @@ GROUPS = {"agent": "", "env": "", "size": "", "logger": "", "preset": "+"}
 def main() -> None:
     home = Path(lore.__file__).resolve()
     assert ROOT / "src" not in home.parents, f"{home} is the source tree, not the installed wheel"
+    assert files("lore.nn").joinpath("kernels.cpp").is_file(), "the wheel has no kernels.cpp"
     total = 0
     for group, plus in GROUPS.items():
         names = sorted(

@@ -43,7 +43,7 @@ def main(cfg: Config, profile: bool = False) -> None:
     print(json.dumps(row))
 
 
-def measure(cfg: Config) -> dict[str, Any]:
+def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
     """Time agent.update on random data of the reference workload's shape, with the replay memory full.
 
     Unit and step are measured in turn, so that both see the same machine. The unit is one float32 product
@@ -60,7 +60,7 @@ def measure(cfg: Config) -> dict[str, Any]:
     with FlopCounterMode(display=False, custom_mapping={ONEDNN: _linear_flops} if ONEDNN else {}) as flops:
         agent.update(batch)
     steps, units = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         units.append(_seconds(lambda: matrix @ matrix, _nothing))
         steps.append(_seconds(lambda: agent.update(batch), wait))
     step, unit = statistics.median(steps), statistics.median(units)
