@@ -182,8 +182,8 @@ def test_the_last_imagined_step_is_that_of_the_recurrence() -> None:
     agent.world_model.decoder = heard  # type: ignore[assignment]
     video.imagine(agent, spec, episode, 0)
     rssm, feat = agent.world_model.rssm, heard.feat[4:5]
-    hot = nn.functional.one_hot(torch.tensor(episode.actions[4:5]), 7).float()
-    deter = rssm.core(feat[:, : rssm.deter], feat[:, rssm.deter :], hot)
+    action = torch.tensor(episode.actions[4:5])
+    deter = rssm.core(feat[:, : rssm.deter], feat[:, rssm.deter :], action, rssm.prepare())
     torch.testing.assert_close(heard.feat[5:, : rssm.deter], deter)
 
 

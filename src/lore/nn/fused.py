@@ -141,7 +141,7 @@ def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, k
             gates.copy_(torch.cat([reset, inner, update], -1))
         return new if out is None else out.copy_(new)
     new = torch.empty(n, g * o, dtype=deter.dtype) if out is None else out
-    kernel(gates, n * gate, bias, deter, deter.stride(0), new, new.stride(0), None, int(keep), n, g, o)
+    kernel(gates, n * gate, bias, deter, deter.stride(0), new, new.stride(0), int(keep), n, g, o)
     return new
 
 

@@ -130,11 +130,11 @@ void core_hidden(const T* shared, const T* table, const int64_t* action, const T
     }
 }
 
-// gates (g, n, 3o) without bias (g, 3o); deter rows of stride ds. New deter to rows of stride os and, if
-// asked for, to (g, n, o); reset, inner part and update over the gates if `keep`.
+// gates (g, n, 3o) without bias (g, 3o); deter rows of stride ds. New deter to rows of stride os; reset, inner
+// part and update over the gates if `keep`.
 template <class T>
-void gru(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, T* grouped, long keep,
-         long n, long g, long o) {
+void gru(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, long keep, long n, long g,
+         long o) {
     float value[LONGEST], reset[LONGEST], inner[LONGEST], update[LONGEST];
     for (long b = 0; b < g; ++b) {
         const T* bi = bias + b * 3 * o;
@@ -147,8 +147,6 @@ void gru(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long
             for (long j = 0; j < o; ++j)
                 value[j] = update[j] * tanh_(reset[j] * inner[j]) + (1.0f - update[j]) * get(old[j]);
             for (long j = 0; j < o; ++j) put(out[i * os + b * o + j], value[j]);
-            if (grouped)
-                for (long j = 0; j < o; ++j) put(grouped[(b * n + i) * o + j], value[j]);
             if (keep)
                 for (long j = 0; j < o; ++j) {
                     put(gi[j], reset[j]);
@@ -359,9 +357,9 @@ void laprop(const T* grad, float factor, float* second, float* first, float* mas
                             T* hidden, long hg, T* keep, float* r, long n, long g, long o, float eps) {            \
         core_hidden(shared, table, action, own, scale, hidden, hg, keep, r, n, g, o, eps);                         \
     }                                                                                                              \
-    void gru_##name(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, T* grouped,        \
-                    long keep, long n, long g, long o) {                                                           \
-        gru(gates, gg, bias, deter, ds, out, os, grouped, keep, n, g, o);                                          \
+    void gru_##name(T* gates, long gg, const T* bias, const T* deter, long ds, T* out, long os, long keep, long n, \
+                    long g, long o) {                                                                              \
+        gru(gates, gg, bias, deter, ds, out, os, keep, n, g, o);                                                   \
     }                                                                                                              \
     void sample_##name(const T* logits, const float* uniform, uint8_t* index, T* hot, long hs, float* probs,       \
                        long n, long s, long k, float mix) {                                                        \
