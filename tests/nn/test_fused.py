@@ -31,8 +31,8 @@ def on(paths):
 def dtype(request, monkeypatch):
     path, dtype = request.param
     if path == "torch":
-        monkeypatch.setattr(fused, "library", lambda: None)
-    elif fused.library() is None:
+        monkeypatch.setattr(fused, "load_kernels", lambda: None)
+    elif fused.load_kernels() is None:
         pytest.skip("no kernels")
     return dtype
 
@@ -123,7 +123,7 @@ def antisymmetric(classes):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_the_kernels_compute_float32_and_bfloat16_where_they_are_built(kind):
-    if fused.library() is None:
+    if fused.load_kernels() is None:
         pytest.skip("no kernels")
     names = ["norm_silu", "norm_silu_back", "core_hidden", "gru", "sample", "log_sum", "laprop"]
     names += ["cross_entropy_back"] + (["gru_back", "sample_back"] if kind == torch.float32 else [])

@@ -20,7 +20,7 @@ USE = """
 import ctypes
 from lore.nn import native
 logits, norm = (ctypes.c_float * 2)(1.0, 1.0), (ctypes.c_float * 1)()
-native.library().log_sum_float32(ctypes.addressof(logits), None, ctypes.addressof(norm), None, 1, 2)
+native.load_kernels().log_sum_float32(ctypes.addressof(logits), None, ctypes.addressof(norm), None, 1, 2)
 assert abs(norm[0] - 1.6931472) < 1e-5, norm[0]
 """
 
@@ -30,9 +30,9 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache folder and a library that is not loaded yet; what was loaded before comes back after."""
     monkeypatch.delenv("LORE_NATIVE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    native.library.cache_clear()
+    native.load_kernels.cache_clear()
     yield
-    native.library.cache_clear()
+    native.load_kernels.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,15 @@ def exported():
 @needs_compiler
 def test_zero_in_the_environment_turns_them_off_silently(monkeypatch, compiler, capsys):
     monkeypatch.setenv("LORE_NATIVE", "0")
-    assert native.library() is None
+    assert native.load_kernels() is None
     assert not calls_of(compiler) and capsys.readouterr() == ("", "")
 
 
 def test_without_a_compiler_one_line_names_the_reason(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert native.library() is None
-    assert native.library() is None
+    assert native.load_kernels() is None
+    assert native.load_kernels() is None
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.endswith("\n")
     assert "no C++ compiler found" in err and "apt install g++" in err
@@ -97,7 +97,7 @@ def test_without_a_compiler_one_line_names_the_reason(monkeypatch, tmp_path, cap
 
 def test_a_compiler_that_fails_gives_its_message(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CXX", str(script(tmp_path / "broken", "echo 'unknown processor 7' >&2; exit 3")))
-    assert native.library() is None
+    assert native.load_kernels() is None
     assert "unknown processor 7" in capsys.readouterr().err
     assert built(tmp_path / "cache" / "lore") == []
 
@@ -109,14 +109,14 @@ def test_a_compiler_that_cannot_be_started_gives_a_message(monkeypatch, tmp_path
         path.touch(0o600)
     monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("CXX", str(path))
-    assert native.library() is None
+    assert native.load_kernels() is None
     assert str(path) in capsys.readouterr().err
 
 
 def test_a_compiler_whose_output_is_no_library_gives_a_message(monkeypatch, tmp_path, capsys):
     text = 'while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"'
     monkeypatch.setenv("CXX", str(script(tmp_path / "wrong", text)))
-    assert native.library() is None
+    assert native.load_kernels() is None
     assert "kernels" in capsys.readouterr().err
 
 
@@ -126,19 +126,19 @@ def test_a_compiler_whose_output_is_no_library_gives_a_message(monkeypatch, tmp_
 @needs_compiler
 def test_the_compiler_of_this_machine_builds_them_into_the_cache_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CXX", COMPILER)
-    library = native.library()
+    library = native.load_kernels()
     folder = tmp_path / "cache" / "lore"
     assert isinstance(library, ctypes.CDLL) and Path(library._name).parent == folder
     assert built(folder) == [Path(library._name).name]
-    assert native.library() is library and capsys.readouterr() == ("", "")
+    assert native.load_kernels() is library and capsys.readouterr() == ("", "")
 
 
 @needs_compiler
 def test_what_was_built_is_not_built_again(compiler, tmp_path):
-    first = native.library()._name
+    first = native.load_kernels()._name
     stamp = Path(first).stat().st_mtime_ns
-    native.library.cache_clear()
-    assert native.library()._name == first and Path(first).stat().st_mtime_ns == stamp
+    native.load_kernels.cache_clear()
+    assert native.load_kernels()._name == first and Path(first).stat().st_mtime_ns == stamp
     assert len(calls_of(compiler)) == 1
     assert built(tmp_path / "cache" / "lore") == [Path(first).name]
 
@@ -164,7 +164,7 @@ def test_another_source_compiler_or_machine_builds_another_file(monkeypatch, com
 def test_the_cache_folder_is_below_home_by_default(monkeypatch, compiler, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert Path(native.library()._name).parent == tmp_path / "home" / ".cache" / "lore"
+    assert Path(native.load_kernels()._name).parent == tmp_path / "home" / ".cache" / "lore"
 
 
 @needs_compiler
@@ -177,7 +177,7 @@ def test_a_cache_folder_without_write_permission_still_works(monkeypatch, compil
     folder.mkdir(parents=True)
     folder.chmod(0o500)
     try:
-        assert native.library() is not None
+        assert native.load_kernels() is not None
     finally:
         folder.chmod(0o700)
     assert built(folder) == [] and capsys.readouterr() == ("", "")
@@ -188,7 +188,7 @@ def test_a_cache_folder_that_cannot_be_made_still_works(monkeypatch, compiler, t
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
     monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
-    library = native.library()
+    library = native.load_kernels()
     assert library is not None and Path(library._name).parent.parent == tmp_path
     assert capsys.readouterr() == ("", "")
 
@@ -196,7 +196,7 @@ def test_a_cache_folder_that_cannot_be_made_still_works(monkeypatch, compiler, t
 @needs_compiler
 def test_a_compiler_may_come_with_arguments(monkeypatch, compiler, tmp_path):
     monkeypatch.setenv("CXX", f"env LORE=1 {COMPILER}")
-    assert native.library() is not None
+    assert native.load_kernels() is not None
 
 
 @needs_compiler
@@ -222,7 +222,7 @@ def test_two_processes_that_build_at_once_both_work(compiler, tmp_path):
 
 @needs_compiler
 def test_every_exported_function_has_its_argument_types(compiler):
-    library, functions = native.library(), exported()
+    library, functions = native.load_kernels(), exported()
     assert {"norm_silu_float32", "laprop_bfloat16", "gru_back_float32"} < set(functions)
     for name, arguments in functions.items():
         function = getattr(library, name)

@@ -105,7 +105,7 @@ class Decoder(nn.Module):
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
         """feat (N, F) -> key -> class logits (N, *shape, K), symlog means (N, *shape), or pixels in [0, 1]
-        (N, H, W, C); all float32."""
+        (N, H, W, C); pixels are float32, the rest is in the compute type."""
         outs = {}
         if self.flat:
             x = self.mlp(feat)

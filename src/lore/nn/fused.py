@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lore.nn.native import library
+from lore.nn.native import load_kernels
 
 NORM_EPS = 1e-4
 LONGEST = 16384  # units in a row, as in kernels.cpp
@@ -25,7 +25,7 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
     fits = x.device.type == "cpu" and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
-    lib = library() if fits else None
+    lib = load_kernels() if fits else None
     if lib is None:
         return None
     function = getattr(lib, f"{name}_{NAMES[x.dtype]}")
