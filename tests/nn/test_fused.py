@@ -31,8 +31,8 @@ def on(paths):
 def dtype(request, monkeypatch):
     path, dtype = request.param
     if path == "torch":
-        monkeypatch.setattr(fused, "load_kernels", lambda: None)
-    elif fused.load_kernels() is None:
+        monkeypatch.setattr(fused, "kernels_in_use", lambda: None)
+    elif fused.kernels_in_use() is None:
         pytest.skip("no kernels")
     return dtype
 
@@ -123,10 +123,11 @@ def antisymmetric(classes):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_the_kernels_compute_float32_and_bfloat16_where_they_are_built(kind):
-    if fused.load_kernels() is None:
+    if fused.kernels_in_use() is None:
         pytest.skip("no kernels")
     names = ["norm_silu", "norm_silu_back", "core_hidden", "gru", "sample", "log_sum", "laprop"]
-    names += ["cross_entropy_back"] + (["gru_back", "sample_back"] if kind == torch.float32 else [])
+    names += ["cross_entropy_back"]
+    names += ["gru_back", "sample_back", "scan", "scan_back"] if kind == torch.float32 else []
     assert all(fused.native_kernel(name, torch.zeros(1, dtype=kind)) is not None for name in names)
 
 
@@ -699,6 +700,17 @@ def laprop_buffers(sizes, dtype, aliased=False):
     master = randn(total, dtype=wide(dtype))
     second, first = torch.zeros(total, dtype=wide(dtype)), torch.zeros(total, dtype=wide(dtype))
     return second, first, master, master if aliased else torch.zeros(total, dtype=dtype)
+
+
+@on(KERNELS)
+def test_laprop_has_its_kernel_for_buffers_longer_than_any_row(monkeypatch, dtype):
+    found = []
+    find = fused.native_kernel
+    monkeypatch.setattr(fused, "native_kernel", lambda name, x: found.append(find(name, x)) or found[-1])
+    sizes = [fused.LONGEST + 1]
+    grad = randn(*sizes).to(dtype)
+    fused.laprop(grad, torch.ones(1), sizes, *laprop_buffers(sizes, dtype), 0.9, 0.99, 0.01, 1e-20, 0.1)
+    assert found[0] is not None
 
 
 @on(PATHS)

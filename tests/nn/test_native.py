@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from lore.nn import native
 
 COMPILER = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-SOURCE = files("lore.nn").joinpath("kernels.cpp").read_text()
+SOURCE = native.read_source()
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 USE = """
 import ctypes
@@ -66,8 +65,9 @@ def built(folder):
 
 
 def exported():
-    """Name -> argument list of every function in the source's extern "C" section."""
+    """Name -> argument list of every function in the source's extern "C" sections."""
     body = SOURCE[SOURCE.index("#define EXPORT") :].replace("\\\n", " ")
+    body = re.sub(r"^namespace \{.*?^\}  // namespace", "", body, flags=re.M | re.S)
     found = {}
     for name, arguments in re.findall(r"\bvoid\s+([\w#]+)\s*\(([^)]*)\)", body):
         for kind in re.findall(r"^EXPORT\(\w+, (\w+)\)", SOURCE, re.M) if "##" in name else [""]:

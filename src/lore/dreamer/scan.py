@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from lore.nn import fused
+from lore.nn.fused import native_kernel
+from lore.nn.products import outer_sum
 
 
 class Weights(NamedTuple):
@@ -36,21 +38,42 @@ class Weights(NamedTuple):
     logits_b: Tensor
 
 
-class _Step(NamedTuple):
-    """What one step keeps for its gradient: inputs of the products, `z` before a norm, `r` its inverse
-    root mean square."""
+class _Kept(NamedTuple):
+    """What the gradient needs of all steps: the state before each, *_z before a norm and *_r, its inverse
+    root mean square, and the results."""
 
-    deter: Tensor
-    stoch: Tensor
-    in_deter: tuple[Tensor, Tensor]
-    in_stoch: tuple[Tensor, Tensor]
-    shared: Tensor
-    core: tuple[Tensor, Tensor]
-    hidden: Tensor
+    deter: Tensor  # (T, B, D), zeroed at is_first
+    stoch: Tensor  # (T, B, S*K), likewise
+    in_deter_z: Tensor  # (T, B, h)
+    in_deter_r: Tensor  # (T, B)
+    in_stoch_z: Tensor
+    in_stoch_r: Tensor
+    shared: Tensor  # (T, B, 2h)
+    core_z: Tensor  # (T, B, D)
+    core_r: Tensor
+    hidden: Tensor  # (g, T, B, o)
+    gates: Tensor  # (g, T, B, 3o), as fused.gru leaves them
+    post_z: Tensor  # (T, B, h)
+    post_r: Tensor
+    post: Tensor  # (T, B, h)
+    out: Tensor  # (T, B, D)
+    hot: Tensor  # (T, B, S*K)
+    probs: Tensor  # (T, B, S, K)
+
+
+class _Back(NamedTuple):
+    """Gradients of what is linear in the weights, for all steps, and of the norms' scales."""
+
+    logits: Tensor  # (T, B, S*K)
+    post_z: Tensor
     gates: Tensor
-    out: Tensor
-    posterior: tuple[Tensor, Tensor]
-    post: Tensor
+    core_z: Tensor
+    in_deter_z: Tensor
+    in_stoch_z: Tensor
+    post_scale: Tensor
+    core_scale: Tensor
+    deter_scale: Tensor
+    stoch_scale: Tensor
 
 
 class _PosteriorScan(torch.autograd.Function):
@@ -58,105 +81,176 @@ class _PosteriorScan(torch.autograd.Function):
     def forward(ctx, unimix, deter, stoch, keep, core_in, post_in, uniform, *weights):  # type: ignore[override]
         w = Weights(*weights)
         T, B, D = core_in.shape
-        g, h = w.own_w.shape[0], w.deter_b.numel()
-        S = uniform.shape[-1]
-        K = w.logits_b.numel() // S
-        resets = [bool(x) for x in (keep == 0).flatten(1).any(1)] if keep.device.type == "cpu" else [True] * T
-        deters, hots = core_in.new_empty(T, B, D), core_in.new_empty(T, B, S * K)
-        probs, indices = core_in.new_empty(T, B, S, K), []
-        steps = []
-        for t in range(T):
-            if resets[t]:
-                deter, stoch = deter * keep[t], stoch * keep[t]
-            shared = core_in.new_empty(B, 2 * h)
-            y0 = torch.addmm(w.deter_b, deter, w.deter_w.T)
-            y1 = torch.addmm(w.stoch_b, stoch, w.stoch_w.T)
-            _, r0 = fused.norm_silu_forward(y0, w.deter_scale, shared[:, :h])
-            _, r1 = fused.norm_silu_forward(y1, w.stoch_scale, shared[:, h:])
-            own = torch.bmm(deter.view(B, g, -1).transpose(0, 1), w.own_w)  # (g, B, o)
-            hidden, z, r = fused.core_hidden(torch.addmm(core_in[t], shared, w.shared_w), own, w.core_scale)
-            assert z is not None
-            gates = torch.bmm(hidden, w.gates_w)  # (g, B, 3o)
-            out = fused.gru(gates, w.gates_b, deter, deters[t], keep=True)
-            y2 = torch.addmm(post_in[t], out, w.post_w.T)
-            post, r2 = fused.norm_silu_forward(y2, w.post_scale)
-            logits = torch.addmm(w.logits_b, post, w.logits_w.T).view(B, S, K)
-            indices.append(fused.sample(logits, uniform[t], unimix, hots[t], probs[t]))
-            steps.append(
-                _Step(deter, stoch, (y0, r0), (y1, r1), shared, (z, r), hidden, gates, out, (y2, r2), post)
-            )
-            deter, stoch = out, hots[t]
-        ctx.steps, ctx.weights, ctx.keep, ctx.resets, ctx.unimix = steps, w, keep, resets, unimix
-        ctx.probs = probs
-        index = torch.stack(indices)
+        S, h, g, o = uniform.shape[-1], w.deter_b.numel(), *w.own_w.shape[:2]
+        Z = w.logits_b.numel()
+        empty = core_in.new_empty
+        kept = _Kept(
+            *(empty(T, B, D), empty(T, B, Z), empty(T, B, h), empty(T, B), empty(T, B, h), empty(T, B)),
+            *(empty(T, B, 2 * h), empty(T, B, D), empty(T, B), empty(g, T, B, o), empty(g, T, B, 3 * o)),
+            *(empty(T, B, h), empty(T, B), empty(T, B, h), empty(T, B, D), empty(T, B, Z)),
+            empty(T, B, S, Z // S),
+        )
+        index = torch.empty(T, B, S, dtype=torch.uint8, device=core_in.device)
+        kernel = native_kernel("scan", core_in)
+        if kernel is None:
+            _forward(w, kept, index, deter, stoch, keep, core_in, post_in, uniform, unimix)
+        else:
+            inputs = (deter, stoch, keep, core_in, post_in, uniform, *_last_axis_out(w))
+            work = empty(2 * B * D + B * Z)
+            sizes = (T, B, D, g, h, S, Z // S)
+            kernel(*(x.contiguous() for x in inputs), *kept, index, work, *sizes, unimix)
+        ctx.weights, ctx.kept, ctx.keep, ctx.unimix = w, kept, keep, unimix
         ctx.mark_non_differentiable(index)
         # Aliases: an output that its own context holds would never be freed.
-        return deters.detach(), hots.detach(), probs.detach(), index
+        return kept.out.detach(), kept.hot.detach(), kept.probs.detach(), index
 
     @staticmethod
     def backward(ctx, grad_deter, grad_hot, grad_probs, _):  # type: ignore[override]
         w: Weights = ctx.weights
+        kept: _Kept = ctx.kept
+        like = torch.empty_like
+        back = _Back(
+            *(like(kept.hot), like(kept.post_z), like(kept.gates), like(kept.core_z)),
+            *(like(kept.in_deter_z), like(kept.in_stoch_z)),
+            *(torch.zeros_like(x) for x in (w.post_scale, w.core_scale, w.deter_scale, w.stoch_scale)),
+        )
         T, B, D = grad_deter.shape
-        g, o = w.own_w.shape[0], w.own_w.shape[1]
-        h = w.deter_b.numel()
-        own_back, gates_back, shared_back = w.own_w.transpose(1, 2), w.gates_w.transpose(1, 2), w.shared_w.T
-        scales = [torch.zeros_like(x) for x in (w.post_scale, w.core_scale, w.deter_scale, w.stoch_scale)]
-        back: list[tuple[Tensor, ...]] = []
-        deter_next = stoch_next = None
-        for t in range(T - 1, -1, -1):
-            s: _Step = ctx.steps[t]
-            g_out, into_probs = grad_deter[t], [grad_probs[t], grad_hot[t]]
-            if deter_next is not None and stoch_next is not None:
-                g_out = g_out + deter_next
-                into_probs.append(stoch_next)
-            g_logits = fused.sample_back(into_probs, ctx.probs[t], ctx.unimix).view(B, -1)
-            g_post, s_post = fused.norm_silu_back(g_logits @ w.logits_w, *s.posterior, w.post_scale)
-            g_out = torch.addmm(g_out, g_post, w.post_w)
-            g_gates, g_deter = fused.gru_back(g_out, s.gates, s.deter)
-            g_hidden = torch.bmm(g_gates, gates_back).transpose(0, 1).reshape(B, D)
-            g_z, s_core = fused.norm_silu_back(g_hidden, *s.core, w.core_scale)
-            g_deter += torch.bmm(g_z.view(B, g, o).transpose(0, 1), own_back).transpose(0, 1).reshape(B, D)
-            g_shared = g_z @ shared_back
-            g_y0, s_deter = fused.norm_silu_back(g_shared[:, :h], *s.in_deter, w.deter_scale)
-            g_y1, s_stoch = fused.norm_silu_back(g_shared[:, h:], *s.in_stoch, w.stoch_scale)
-            deter_next, stoch_next = g_deter.addmm_(g_y0, w.deter_w), g_y1 @ w.stoch_w
-            if ctx.resets[t]:
-                deter_next, stoch_next = deter_next * ctx.keep[t], stoch_next * ctx.keep[t]
-            back.append((g_logits, g_post, g_gates, g_z, g_y0, g_y1))
-            for total, part in zip(scales, (s_post, s_core, s_deter, s_stoch), strict=True):
-                total += part
-        back.reverse()
-        grads, core_in, post_in = _weight_grads(ctx.steps, back, scales, g, o)
-        return None, None, None, None, core_in.view(T, B, D), post_in.view(T, B, -1), None, *grads
+        g, h, (S, K) = len(w.own_w), w.deter_b.numel(), kept.probs.shape[2:]
+        kernel = native_kernel("scan_back", grad_deter)
+        if kernel is None:
+            _backward(w, kept, back, grad_deter, grad_hot, grad_probs, ctx.keep, ctx.unimix)
+        else:
+            t = _last_axis_in(w)
+            inputs = [grad_deter, grad_hot, grad_probs, ctx.keep, t.deter_w, t.deter_scale, t.stoch_w]
+            inputs += [t.stoch_scale, t.own_w, t.shared_w, t.core_scale, t.gates_w, t.post_w, t.post_scale]
+            inputs += [t.logits_w, kept.deter, kept.in_deter_z, kept.in_deter_r, kept.in_stoch_z]
+            inputs += [kept.in_stoch_r, kept.core_z, kept.core_r, kept.gates, kept.post_z, kept.post_r]
+            work = grad_deter.new_empty(B * (3 * D + S * K + 3 * h))
+            kernel(
+                *(x.contiguous() for x in (*inputs, kept.probs)), *back, work, T, B, D, g, h, S, K, ctx.unimix
+            )
+        grads = _weight_grads(kept, back)
+        return None, None, None, None, back.core_z, back.post_z, None, *grads
 
 
-def _weight_grads(
-    steps: list[_Step], back: list[tuple[Tensor, ...]], scales: list[Tensor], g: int, o: int
-) -> tuple[Weights, Tensor, Tensor]:
-    """Gradients of all weights over the whole sequence, and of core_in and post_in, rows (T*B, ...)."""
-    logits, post, gates, z, y0, y1 = zip(*back, strict=True)
-    g_logits, g_post, g_z, g_y0, g_y1 = (torch.cat(x) for x in (logits, post, z, y0, y1))
-    g_gates = torch.cat(gates, 1)  # (g, T*B, 3o)
-    deter = torch.cat([s.deter for s in steps])
-    hidden = torch.cat([s.hidden for s in steps], 1)  # (g, T*B, o)
-    grads = Weights(
-        deter_w=g_y0.T @ deter,
-        deter_b=g_y0.sum(0),
-        deter_scale=scales[2],
-        stoch_w=g_y1.T @ torch.cat([s.stoch for s in steps]),
-        stoch_b=g_y1.sum(0),
-        stoch_scale=scales[3],
-        own_w=torch.bmm(deter.view(-1, g, o).permute(1, 2, 0), g_z.view(-1, g, o).transpose(0, 1)),
-        shared_w=torch.cat([s.shared for s in steps]).T @ g_z,
-        core_scale=scales[1],
-        gates_w=torch.bmm(hidden.transpose(1, 2), g_gates),
-        gates_b=g_gates.sum(1).flatten(),
-        post_w=g_post.T @ torch.cat([s.out for s in steps]),
-        post_scale=scales[0],
-        logits_w=g_logits.T @ torch.cat([s.post for s in steps]),
-        logits_b=g_logits.sum(0),
+def _last_axis_out(w: Weights) -> Weights:
+    """The weights with every *_w as (..., in, out)."""
+    names = ("deter_w", "stoch_w", "post_w", "logits_w")
+    return w._replace(**{name: getattr(w, name).t() for name in names})
+
+
+def _last_axis_in(w: Weights) -> Weights:
+    """The weights with every *_w as (..., out, in)."""
+    return w._replace(own_w=w.own_w.mT, shared_w=w.shared_w.mT, gates_w=w.gates_w.mT)
+
+
+def _forward(
+    w: Weights,
+    kept: _Kept,
+    index: Tensor,
+    deter: Tensor,
+    stoch: Tensor,
+    keep: Tensor,
+    core_in: Tensor,
+    post_in: Tensor,
+    uniform: Tensor,
+    unimix: float,
+) -> None:
+    """Fills `kept` and `index` (T, B, S), step after step."""
+    g, h = len(w.own_w), w.deter_b.numel()
+    for t in range(len(core_in)):
+        deter = torch.mul(deter, keep[t], out=kept.deter[t])
+        stoch = torch.mul(stoch, keep[t], out=kept.stoch[t])
+        y0 = torch.addmm(w.deter_b, deter, w.deter_w.T, out=kept.in_deter_z[t])
+        y1 = torch.addmm(w.stoch_b, stoch, w.stoch_w.T, out=kept.in_stoch_z[t])
+        shared = kept.shared[t]
+        kept.in_deter_r[t] = fused.norm_silu_forward(y0, w.deter_scale, shared[:, :h])[1]
+        kept.in_stoch_r[t] = fused.norm_silu_forward(y1, w.stoch_scale, shared[:, h:])[1]
+        own = torch.bmm(deter.unflatten(-1, (g, -1)).transpose(0, 1), w.own_w)  # (g, B, o)
+        hidden, z, r = fused.core_hidden(torch.addmm(core_in[t], shared, w.shared_w), own, w.core_scale)
+        assert z is not None
+        kept.hidden[:, t], kept.core_z[t], kept.core_r[t] = hidden, z, r
+        gates = torch.bmm(hidden, w.gates_w)  # (g, B, 3o)
+        deter = fused.gru(gates, w.gates_b, deter, kept.out[t], keep=True)
+        kept.gates[:, t] = gates
+        y2 = torch.addmm(post_in[t], deter, w.post_w.T, out=kept.post_z[t])
+        kept.post[t], kept.post_r[t] = fused.norm_silu_forward(y2, w.post_scale)
+        logits = torch.addmm(w.logits_b, kept.post[t], w.logits_w.T).view_as(kept.probs[t])
+        index[t] = fused.sample(logits, uniform[t], unimix, kept.hot[t], kept.probs[t])
+        stoch = kept.hot[t]
+
+
+def _backward(
+    w: Weights,
+    kept: _Kept,
+    back: _Back,
+    grad_deter: Tensor,
+    grad_hot: Tensor,
+    grad_probs: Tensor,
+    keep: Tensor,
+    unimix: float,
+) -> None:
+    """Fills `back`, step after step from the last."""
+    B, D = grad_deter.shape[1:]
+    g, h = len(w.own_w), w.deter_b.numel()
+    own_back, gates_back = w.own_w.mT, w.gates_w.mT
+    deter_next, stoch_next = torch.zeros_like(grad_deter[0]), torch.zeros_like(grad_hot[0])
+    for t in range(len(grad_deter) - 1, -1, -1):
+        into_probs = [grad_probs[t], grad_hot[t], stoch_next]
+        g_logits = fused.sample_back(into_probs, kept.probs[t], unimix).view(B, -1)
+        g_y2, s_post = fused.norm_silu_back(
+            g_logits @ w.logits_w, kept.post_z[t], kept.post_r[t], w.post_scale
+        )
+        g_out = torch.addmm(grad_deter[t] + deter_next, g_y2, w.post_w)
+        g_gates, g_deter = fused.gru_back(g_out, kept.gates[:, t].contiguous(), kept.deter[t])
+        g_hidden = torch.bmm(g_gates, gates_back).transpose(0, 1).reshape(B, D)
+        g_z, s_core = fused.norm_silu_back(g_hidden, kept.core_z[t], kept.core_r[t], w.core_scale)
+        own = torch.bmm(g_z.unflatten(-1, (g, -1)).transpose(0, 1), own_back)
+        g_shared = g_z @ w.shared_w.T
+        g_y0, s_deter = fused.norm_silu_back(
+            g_shared[:, :h], kept.in_deter_z[t], kept.in_deter_r[t], w.deter_scale
+        )
+        g_y1, s_stoch = fused.norm_silu_back(
+            g_shared[:, h:], kept.in_stoch_z[t], kept.in_stoch_r[t], w.stoch_scale
+        )
+        deter_next = torch.addmm(g_deter + own.transpose(0, 1).reshape(B, D), g_y0, w.deter_w) * keep[t]
+        stoch_next = (g_y1 @ w.stoch_w) * keep[t]
+        back.gates[:, t] = g_gates
+        parts = (g_logits, g_y2, g_z, g_y0, g_y1)
+        whole = (back.logits, back.post_z, back.core_z, back.in_deter_z, back.in_stoch_z)
+        for to, part in zip(whole, parts, strict=True):
+            to[t] = part
+        for total, part in zip(back[-4:], (s_post, s_core, s_deter, s_stoch), strict=True):
+            total += part
+
+
+def _weight_grads(kept: _Kept, back: _Back) -> Weights:
+    """Gradients of all weights, each one product over the whole sequence."""
+    g, o = len(kept.hidden), kept.hidden.shape[-1]
+    rows = {name: getattr(kept, name).flatten(0, 1) for name in ("deter", "stoch", "shared", "out", "post")}
+    logits, post_z, core_z, y0, y1 = (
+        x.flatten(0, 1) for x in (back.logits, back.post_z, back.core_z, back.in_deter_z, back.in_stoch_z)
     )
-    return grads, g_z, g_post
+    gates = back.gates.flatten(1, 2)  # (g, T*B, 3o)
+    return Weights(
+        deter_w=outer_sum(y0, rows["deter"]),
+        deter_b=y0.sum(0),
+        deter_scale=back.deter_scale,
+        stoch_w=outer_sum(y1, rows["stoch"]),
+        stoch_b=y1.sum(0),
+        stoch_scale=back.stoch_scale,
+        own_w=torch.bmm(
+            rows["deter"].unflatten(-1, (g, o)).permute(1, 2, 0), core_z.unflatten(-1, (g, o)).transpose(0, 1)
+        ),
+        shared_w=outer_sum(rows["shared"], core_z),
+        core_scale=back.core_scale,
+        gates_w=torch.bmm(kept.hidden.flatten(1, 2).mT, gates),
+        gates_b=gates.sum(1).flatten(),
+        post_w=outer_sum(post_z, rows["out"]),
+        post_scale=back.post_scale,
+        logits_w=outer_sum(logits, rows["post"]),
+        logits_b=logits.sum(0),
+    )
 
 
 def posterior_scan(

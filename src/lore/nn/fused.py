@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lore.nn.native import load_kernels
+from lore.nn.native import kernels_in_use
 
 NORM_EPS = 1e-4
 LONGEST = 16384  # units in a row, as in kernels.cpp
@@ -25,7 +25,7 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
     fits = x.device.type == "cpu" and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
-    lib = load_kernels() if fits else None
+    lib = kernels_in_use() if fits else None
     if lib is None:
         return None
     function = getattr(lib, f"{name}_{NAMES[x.dtype]}")
@@ -289,7 +289,7 @@ def laprop(
     factors: what the gradient of each tensor is multiplied by, in the order of `sizes`, their lengths.
     correct2: 1 - beta2 ** updates. rate: learning rate over 1 - beta1 ** updates.
     """
-    kernel = native_kernel("laprop", grad)
+    kernel = native_kernel("laprop", grad[:1])  # one long buffer, no row that would have to fit another
     if kernel is None:
         scaled = _wide(grad) * torch.repeat_interleave(factors, torch.tensor(sizes, device=grad.device))
         second.lerp_(scaled.square(), 1.0 - beta2)

@@ -58,19 +58,44 @@ const long LONGEST = 16384;  // width of a row that fits the buffers on the stac
 // equal logits must give equal numbers, or the outermost bins of a two-hot, some 10^8, no longer cancel.
 inline long whole_vectors(long k) { return (k + 63) / 64 * 64; }
 
+// Largest of n numbers, a multiple of 16.
+inline float largest(const float* x, long n) {
+    float top[16];
+    for (int l = 0; l < 16; ++l) top[l] = x[l];
+    for (long j = 16; j < n; j += 16)
+        for (int l = 0; l < 16; ++l) top[l] = x[j + l] > top[l] ? x[j + l] : top[l];
+    for (int l = 1; l < 16; ++l) top[0] = top[l] > top[0] ? top[l] : top[0];
+    return top[0];
+}
+
+const long LANES = 64;
+
+// Rows taken together, so that one row's square root and division do not wait for another's.
+const long TOGETHER = 8;
+
 // y = silu(z * r * scale), r = 1 / sqrt(mean(z^2) + eps). z (n, u), y rows of stride ys, r (n)
 template <class T>
 void norm_silu(const T* z, const T* scale, T* y, long ys, float* r, long n, long u, float eps) {
-    for (long i = 0; i < n; ++i) {
-        const T* zi = z + i * u;
-        T* yi = y + i * ys;
-        float sum = 0;
-        for (long j = 0; j < u; ++j) sum += get(zi[j]) * get(zi[j]);
-        float ri = 1.0f / std::sqrt(sum / u + eps);
-        if (r) r[i] = ri;
-        for (long j = 0; j < u; ++j) {
-            float a = get(zi[j]) * ri * get(scale[j]);
-            put(yi[j], a * sigmoid(a));
+    float s[LONGEST], ri[TOGETHER];
+    for (long j = 0; j < u; ++j) s[j] = get(scale[j]);
+    for (long first = 0; first < n; first += TOGETHER) {
+        long rows = n - first < TOGETHER ? n - first : TOGETHER;
+        for (long i = 0; i < rows; ++i) {
+            const T* zi = z + (first + i) * u;
+            float sum = 0;
+            for (long j = 0; j < u; ++j) sum += get(zi[j]) * get(zi[j]);
+            ri[i] = sum;
+        }
+        for (long i = 0; i < rows; ++i) ri[i] = 1.0f / std::sqrt(ri[i] / u + eps);
+        if (r)
+            for (long i = 0; i < rows; ++i) r[first + i] = ri[i];
+        for (long i = 0; i < rows; ++i) {
+            const T* zi = z + (first + i) * u;
+            T* yi = y + (first + i) * ys;
+            for (long j = 0; j < u; ++j) {
+                float a = get(zi[j]) * ri[i] * s[j];
+                put(yi[j], a * sigmoid(a));
+            }
         }
     }
 }
@@ -79,20 +104,29 @@ void norm_silu(const T* z, const T* scale, T* y, long ys, float* r, long n, long
 template <class T>
 void norm_silu_back(const T* g, long gs, const T* z, const float* r, const T* scale, T* gz, float* gscale,
                     long n, long u) {
-    float gn[LONGEST];
-    for (long i = 0; i < n; ++i) {
-        const T *gi = g + i * gs, *zi = z + i * u;
-        T* out = gz + i * u;
-        float ri = r[i], dot = 0;
-        for (long j = 0; j < u; ++j) {
-            float x = get(zi[j]) * ri, s = get(scale[j]), a = x * s, p = sigmoid(a);
-            float ga = get(gi[j]) * p * (1.0f + a * (1.0f - p));
-            gscale[j] += ga * x;
-            gn[j] = ga * s;
-            dot += gn[j] * x;
+    float s[LONGEST], gn[LONGEST], dot[TOGETHER];
+    long most = u * TOGETHER <= LONGEST ? TOGETHER : 1;
+    for (long j = 0; j < u; ++j) s[j] = get(scale[j]);
+    for (long first = 0; first < n; first += most) {
+        long rows = n - first < most ? n - first : most;
+        for (long i = 0; i < rows; ++i) {
+            const T *gi = g + (first + i) * gs, *zi = z + (first + i) * u;
+            float *to = gn + i * u, ri = r[first + i], sum = 0;
+            for (long j = 0; j < u; ++j) {
+                float x = get(zi[j]) * ri, a = x * s[j], p = sigmoid(a);
+                float ga = get(gi[j]) * p * (1.0f + a * (1.0f - p));
+                gscale[j] += ga * x;
+                to[j] = ga * s[j];
+                sum += to[j] * x;
+            }
+            dot[i] = sum / u;
         }
-        dot /= u;
-        for (long j = 0; j < u; ++j) put(out[j], (gn[j] - get(zi[j]) * ri * dot) * ri);
+        for (long i = 0; i < rows; ++i) {
+            const T* zi = z + (first + i) * u;
+            T* out = gz + (first + i) * u;
+            float ri = r[first + i];
+            for (long j = 0; j < u; ++j) put(out[j], (gn[i * u + j] - get(zi[j]) * ri * dot[i]) * ri);
+        }
     }
 }
 
@@ -179,7 +213,7 @@ void gru_back(const float* g_out, const float* kept, long kg, const float* deter
 }
 
 // Softmax of up to LANES rows of k logits, one row a lane: p[j][lane] before division by sum[lane].
-const long LANES = 64, FEW = 32;
+const long FEW = 32;
 
 template <class T>
 inline void lanes_softmax(const T* logits, long k, long rows, float (*p)[LANES], float* top, float* sum) {
@@ -276,8 +310,7 @@ void log_sum(const T* logits, const float* bins, float* log_norm, float* mean, l
         const T* li = logits + i * k;
         for (long j = 0; j < k; ++j) p[j] = get(li[j]);
         for (long j = k; j < padded; ++j) p[j] = -INFINITY;
-        float top = p[0], sum = 0;
-        for (long j = 0; j < padded; ++j) top = p[j] > top ? p[j] : top;
+        float top = largest(p, padded), sum = 0;
         for (long j = 0; j < padded; ++j) {
             p[j] = fast_exp(p[j] - top);
             sum += p[j];
@@ -296,17 +329,30 @@ template <class T>
 void cross_entropy_back(const T* logits, const float* log_norm, const int64_t* index, const float* weight,
                         const float* g, T* out, long n, long k, long m) {
     float row[LONGEST];
-    long padded = whole_vectors(k);
-    for (long i = 0; i < n; ++i) {
-        const T* li = logits + i * k;
-        float total = 0, norm = log_norm[i];
-        for (long c = 0; c < m; ++c) total += weight ? weight[i * m + c] : 1.0f;
-        total *= g[i];
-        for (long j = 0; j < k; ++j) row[j] = get(li[j]);
-        for (long j = k; j < padded; ++j) row[j] = 0;
-        for (long j = 0; j < padded; ++j) row[j] = fast_exp(row[j] - norm) * total;
-        for (long c = 0; c < m; ++c) row[index[i * m + c]] -= (weight ? weight[i * m + c] : 1.0f) * g[i];
-        for (long j = 0; j < k; ++j) put(out[i * k + j], row[j]);
+    long together = k < LANES ? LANES / k : 1;  // rows in one pass: short ones would waste most of a vector
+    for (long first = 0; first < n; first += together) {
+        long rows = n - first < together ? n - first : together, size = whole_vectors(rows * k);
+        const T* li = logits + first * k;
+        T* to = out + first * k;
+        float norm[LANES], total[LANES];
+        for (long i = 0; i < rows; ++i) {
+            float sum = 0;
+            for (long c = 0; c < m; ++c) sum += weight ? weight[(first + i) * m + c] : 1.0f;
+            total[i] = sum * g[first + i];
+            norm[i] = log_norm[first + i];
+        }
+        for (long i = 0; i < rows; ++i)
+            for (long j = 0; j < k; ++j) row[i * k + j] = get(li[i * k + j]) - norm[i];
+        for (long j = rows * k; j < size; ++j) row[j] = 0;
+        for (long j = 0; j < size; ++j) row[j] = fast_exp(row[j]);
+        for (long i = 0; i < rows; ++i) {
+            for (long j = 0; j < k; ++j) row[i * k + j] *= total[i];
+            for (long c = 0; c < m; ++c) {
+                float share = weight ? weight[(first + i) * m + c] : 1.0f;
+                row[i * k + index[(first + i) * m + c]] -= share * g[first + i];
+            }
+        }
+        for (long j = 0; j < rows * k; ++j) put(to[j], row[j]);
     }
 }
 

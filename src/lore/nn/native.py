@@ -1,4 +1,4 @@
-"""Builds kernels.cpp on first use and loads it: about two seconds, once a machine and version.
+"""Builds kernels.cpp and scan.cpp on first use and loads them: about two seconds, once a machine and version.
 
 Without a C++ compiler, or with LORE_NATIVE=0, `load_kernels()` is None and lore.nn.fused computes the same
 with torch operations; a gradient step then takes about twice as long.
@@ -16,15 +16,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+SOURCES = ("kernels.cpp", "scan.cpp")  # built as one file
 # No -ffast-math: infinities and NaN must stay what they are.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=fast"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
 SIGNATURE = re.compile(r"^(?:    )?void (\w+_(?:##name|float32))\(([^{]*)\) \{", re.M)
 KINDS = {"long": ctypes.c_long, "float": ctypes.c_float}
+
+_in_use = True
 
 
 @cache
@@ -32,13 +37,34 @@ def load_kernels() -> ctypes.CDLL | None:
     """The compiled kernels with their argument types, or None where they cannot be had."""
     if os.environ.get("LORE_NATIVE", "1") == "0":
         return None
-    source = files("lore.nn").joinpath("kernels.cpp").read_text()
+    source = read_source()
     try:
         return _declare(ctypes.CDLL(str(_build(source))), source)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         print(f"lore: CPU kernels not built, training is slower: {reason}".strip(), file=sys.stderr)
         return None
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Within it, everything is computed by torch operations."""
+    global _in_use
+    before, _in_use = _in_use, False
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
+def kernels_in_use() -> ctypes.CDLL | None:
+    """The kernels, or None where they cannot be had or are not wanted."""
+    return load_kernels() if _in_use else None
+
+
+def read_source() -> str:
+    """All kernels as one C++ file."""
+    return "".join(f'#line 1 "{name}"\n{files("lore.nn").joinpath(name).read_text()}' for name in SOURCES)
 
 
 def _build(source: str) -> Path:

@@ -23,7 +23,8 @@ def _onednn(x: Tensor, rows: int) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
-    if not _onednn(x, max(len(x), len(weight), x.shape[1])):
+    one_pass = bias is not None and x.dtype == torch.bfloat16 and x.is_contiguous()  # torch takes two
+    if not (one_pass and ONEDNN) and not _onednn(x, max(len(x), len(weight), x.shape[1])):
         return F.linear(x, weight, bias)
     # it wants operands that are dense one way or the other
     x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))
@@ -36,7 +37,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = x.numel() // x.shape[-1]
     if rows < ONEDNN_ROWS or x.device.type != "cpu" or x.dtype not in NAMES:
         return F.linear(x, weight, bias)
-    flat = _Linear.apply(x.reshape(rows, -1), weight, bias)
+    flat = x.reshape(rows, -1)
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    flat = _Linear.apply(flat, weight, bias) if needs_grad(*inputs) else _product(flat, weight, bias)
     return flat.view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
 
 
@@ -65,6 +68,11 @@ def column_sum(x: Tensor) -> Tensor:
     out = x.new_empty(x.shape[1])
     kernel(x.contiguous(), out, *x.shape)
     return out
+
+
+def outer_sum(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over rows of their outer products: x (N, I), y (N, O) -> x.T @ y (I, O), without gradient."""
+    return _product(x.t(), y.t())
 
 
 def block_product(x: Tensor, weight: Tensor) -> Tensor:
