@@ -46,7 +46,7 @@ def run(case):
     *_, core_in, post_in, _, weights = case
     deter, hot, probs, index = posterior_scan(0.01, *case)
     rng = torch.Generator().manual_seed(1)
-    loss = sum((x * torch.randn(x.shape, generator=rng)).sum() for x in (deter, hot, probs))
+    loss = sum((x * torch.randn(x.shape, generator=rng).to(x.device)).sum() for x in (deter, hot, probs))
     return (deter, hot, probs, index), torch.autograd.grad(loss, [core_in, post_in, *weights])
 
 

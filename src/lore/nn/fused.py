@@ -291,7 +291,8 @@ def laprop(
     """
     kernel = native_kernel("laprop", grad[:1])  # one long buffer, no row that would have to fit another
     if kernel is None:
-        scaled = _wide(grad) * torch.repeat_interleave(factors, torch.tensor(sizes, device=grad.device))
+        factor = torch.cat([f.expand(size) for f, size in zip(factors, sizes, strict=True)])
+        scaled = _wide(grad) * factor
         second.lerp_(scaled.square(), 1.0 - beta2)
         first.lerp_(scaled / second.div(correct2).sqrt_().add_(eps), 1.0 - beta1)
         master.add_(first, alpha=-rate)
