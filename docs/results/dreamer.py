@@ -41,11 +41,16 @@ def median_interval(steps: list[float]) -> tuple[float, float, float]:
     return float(np.median(steps)), float(low), float(high)
 
 
+def load(folders: list[Path]) -> tuple[list[dict], list[float]]:
+    """Summaries, and steps_to_90 with inf for "not within the run"."""
+    summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
+    return summaries, [float(s["steps_to_90"] or np.inf) for s in summaries]
+
+
 def main() -> None:
     folders = sorted(RUNS.glob("seed*"))
-    summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
+    summaries, steps = load(folders)
     last = max(s["env_steps"] for s in summaries)
-    steps = [float(s["steps_to_90"] or np.inf) for s in summaries]
     print("| seed | first success | steps_to_90 | evaluation at the end | AUC | minutes |")
     print("|---|---|---|---|---|---|")
     for folder, s in zip(folders, summaries, strict=True):
@@ -54,9 +59,13 @@ def main() -> None:
             f"| {s['seed']} | {first} | {s['steps_to_90'] or 'none'} | {s['eval_success']:.2f} "
             f"| {s['auc']:.3f} | {s['wall_s'] / 60:.1f} |"
         )
-    median, low, high = median_interval(steps)
-    reached = f"{sum(np.isfinite(steps))} of {len(steps)} seeds"
-    print(f"\nmedian steps_to_90 {median:g} [{low:g}, {high:g}]; {reached}")
+    for dtype, values in (
+        ("bfloat16", steps),
+        ("float32", load(sorted((RUNS / "float32").glob("seed*")))[1]),
+    ):
+        median, low, high = median_interval(values)
+        reached = f"{sum(np.isfinite(values))} of {len(values)} seeds"
+        print(f"\n{dtype}: {values}\nmedian steps_to_90 {median:g} [{low:g}, {high:g}]; {reached}")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     curves = [np.array(s["eval_curve"]) for s in summaries]
