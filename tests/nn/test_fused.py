@@ -692,7 +692,15 @@ def test_gradients_of_nan_are_nan(dtype):
     assert torch.equal(g.isnan().all(1), torch.arange(5) == 2) and g.isnan().sum() == 8
 
 
-# laprop
+# norms and laprop
+
+
+@on(PATHS)
+def test_norms_of_the_pieces_of_a_buffer(dtype):
+    sizes = [1, 7, 64, 9000]
+    flat = randn(sum(sizes)).to(dtype)
+    want = torch.stack([piece.double().norm() for piece in flat.split(sizes)])
+    torch.testing.assert_close(fused.norms(flat, sizes).double(), want, rtol=1e-5, atol=0)
 
 
 def laprop_buffers(sizes, dtype, aliased=False):

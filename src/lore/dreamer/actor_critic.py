@@ -111,14 +111,15 @@ class ActorCritic(nn.Module):
             returns = lambda_return(reward, 1.0 - cont, torch.zeros_like(cont), value, 1.0, o.lam)
             scale = self.returns.update(returns)
             advantage = (returns - value[:-1]) / scale
-        log_probs = self.logits(feat[:-1]).log_softmax(-1)  # (H, N, A)
-        log_prob = log_probs.gather(-1, imagined.action[:-1].unsqueeze(-1)).squeeze(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        # (A, H, N): over few classes, softmax along the innermost axis is several times slower
+        log_probs = self.logits(feat[:-1]).movedim(-1, 0).contiguous().log_softmax(0)
+        log_prob = log_probs.gather(0, imagined.action[:-1].unsqueeze(0)).squeeze(0)
+        entropy = -(log_probs.exp() * log_probs).sum(0)
         actor = -weight * (log_prob * advantage + o.entropy * entropy)
         critic_loss = weight * self._critic_loss(critic, returns, self.slow_value(feat[:-1]))
         metrics = {
             "policy/entropy": entropy.mean(),
-            "policy/prob_max": log_probs.amax(-1).exp().mean(),
+            "policy/prob_max": log_probs.amax(0).exp().mean(),
             "value/imagined": value.mean(),
             "value/return_scale": scale,
             "value/advantage_abs": advantage.abs().mean(),

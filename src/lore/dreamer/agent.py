@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble
+from lore.dreamer.rssm import Core
 from lore.dreamer.world_model import WorldModel
 from lore.nn.optim import LaProp
 from lore.options import Agent, Size
@@ -63,6 +64,7 @@ class DreamerV3Agent:
             options.beta2,
             options.opt_eps,
         )
+        self._core: Core | None = None  # for acting, until the weights change
         masters = dict(zip(map(id, self.optimizer.params), self.optimizer.masters(), strict=True))
         self._critic_masters = [masters[id(p)] for p in self.actor_critic.critic.parameters()]
 
@@ -78,7 +80,8 @@ class DreamerV3Agent:
         """obs key -> (N, *shape), is_first (N,): the posterior and what the policy makes of it."""
         rssm = self.world_model.rssm
         tokens = self.world_model.encode(obs)
-        latent = rssm.obs_step(carry.latent, carry.prev_action, tokens, is_first, rng)
+        self._core = self._core or rssm.prepare()
+        latent = rssm.obs_step(carry.latent, carry.prev_action, tokens, is_first, rng, self._core)
         feat = rssm.feat(latent)
         return latent, Belief(self.actor_critic.logits(feat), feat)
 
@@ -103,6 +106,7 @@ class DreamerV3Agent:
         with region("optimizer"):
             metrics.update(self.optimizer.step())
             self.actor_critic.slow.update(self._critic_masters)
+            self._core = None
         metrics.update({f"loss/{k}": v.mean() for k, v in losses.items()})
         return {k: v.detach() for k, v in metrics.items()}, latent
 
@@ -152,6 +156,7 @@ class DreamerV3Agent:
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError where the checkpoint belongs to an agent of another size."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self._core = None
         self.actor_critic.slow.load_state_dict(state["slow_critic"])
         self.actor_critic.returns.load_state_dict(state["returns"])
         self.rng.load_state_dict(state["rng"])

@@ -131,14 +131,23 @@ class RSSM(nn.Module):
         return logits.unflatten(-1, (self.stoch, self.classes))
 
     def obs_step(
-        self, latent: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
+        self,
+        latent: Latent,
+        prev_action: Tensor,
+        tokens: Tensor,
+        is_first: Tensor,
+        rng: torch.Generator,
+        core: Core | None = None,
     ) -> Latent:
-        """One step of acting. latent (N), prev_action (N,), tokens (N, E), is_first (N,) -> latent (N)."""
+        """One step of acting. latent (N), prev_action (N,), tokens (N, E), is_first (N,) -> latent (N).
+
+        core: what `prepare` gives, for one who steps often between updates.
+        """
         uniform = torch.rand(len(tokens), self.stoch, generator=rng, device=tokens.device)
         stoch = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
         action = prev_action.masked_fill(is_first, self.num_actions)
         keep = (~is_first).to(self.dtype).unsqueeze(-1)
-        deter = self.core(latent.deter * keep, stoch * keep, action, self.prepare())
+        deter = self.core(latent.deter * keep, stoch * keep, action, core or self.prepare())
         return Latent(deter, fused.sample(self.posterior(deter, tokens), uniform, self.unimix))
 
     def observe(

@@ -9,6 +9,8 @@ Letters: N rows, U units, D deter, g blocks, o = D / g, S latents, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import CDLL
+from functools import cache
 from typing import overload
 
 import torch
@@ -24,11 +26,14 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
-    fits = x.device.type == "cpu" and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
+    fits = x.is_cpu and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
     lib = kernels_in_use() if fits else None
-    if lib is None:
-        return None
-    function = getattr(lib, f"{name}_{NAMES[x.dtype]}")
+    return None if lib is None else _caller(lib, f"{name}_{NAMES[x.dtype]}")
+
+
+@cache
+def _caller(lib: CDLL, name: str) -> Callable[..., None]:
+    function = getattr(lib, name)
     return lambda *args: function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in args])
 
 
@@ -298,6 +303,16 @@ def laprop(
         master.add_(first, alpha=-rate)
         weights.copy_(master)
         return
-    pieces = zip(*(x.split(sizes) for x in (grad, second, first, master, weights)), strict=True)
-    for (g, v, m, w, out), size, factor in zip(pieces, sizes, factors.tolist(), strict=True):
-        kernel(g, factor, v, m, w, out, size, beta1, beta2, correct2, eps, rate)
+    lengths = torch.tensor(sizes)
+    buffers = (second, first, master, weights)
+    kernel(grad, factors, lengths, len(sizes), *buffers, beta1, beta2, correct2, eps, rate)
+
+
+def norms(flat: Tensor, sizes: list[int]) -> Tensor:
+    """Euclidean norm of each piece of a flat buffer, float32; sizes: their lengths, one after the other."""
+    kernel = native_kernel("norms", flat[:1])
+    if kernel is None:
+        return torch.stack(torch._foreach_norm(_wide(flat).split(sizes)))
+    out = torch.empty(len(sizes))
+    kernel(flat, torch.tensor(sizes), len(sizes), out)
+    return out

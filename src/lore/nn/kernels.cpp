@@ -373,20 +373,39 @@ void column_sum(const T* x, T* out, long n, long k) {
     for (long j = 0; j < k; ++j) put(out[j], total[j]);
 }
 
+// Norm of each of `pieces` pieces of a flat buffer, of the given lengths.
+template <class T>
+void norms(const T* x, const int64_t* lengths, long pieces, float* out) {
+    const long BLOCK = 4096;  // summed by blocks, so that long sums keep their digits
+    for (long i = 0; i < pieces; ++i) {
+        float total = 0;
+        for (long first = 0; first < lengths[i]; first += BLOCK) {
+            long end = first + BLOCK < lengths[i] ? first + BLOCK : lengths[i];
+            float sum = 0;
+            for (long j = first; j < end; ++j) sum += get(x[j]) * get(x[j]);
+            total += sum;
+        }
+        out[i] = std::sqrt(total);
+        x += lengths[i];
+    }
+}
+
 // LaProp on flat buffers: grad times its tensor's clip factor, second and first moment, step.
 template <class T>
-void laprop(const T* grad, float factor, float* second, float* first, float* master, T* copy, long n,
-            float beta1, float beta2, float correct2, float eps, float rate) {
-    for (long j = 0; j < n; ++j) {
-        float x = get(grad[j]) * factor;
-        float v = second[j] + (1.0f - beta2) * (x * x - second[j]);
-        float m = first[j] + (1.0f - beta1) * (x / (std::sqrt(v / correct2) + eps) - first[j]);
-        float w = master[j] - rate * m;
-        second[j] = v;
-        first[j] = m;
-        master[j] = w;
-        put(copy[j], w);
-    }
+void laprop(const T* grad, const float* factors, const int64_t* lengths, long pieces, float* second, float* first,
+            float* master, T* copy, float beta1, float beta2, float correct2, float eps, float rate) {
+    long j = 0;
+    for (long i = 0; i < pieces; ++i)
+        for (long end = j + lengths[i]; j < end; ++j) {
+            float x = get(grad[j]) * factors[i];
+            float v = second[j] + (1.0f - beta2) * (x * x - second[j]);
+            float m = first[j] + (1.0f - beta1) * (x / (std::sqrt(v / correct2) + eps) - first[j]);
+            float w = master[j] - rate * m;
+            second[j] = v;
+            first[j] = m;
+            master[j] = w;
+            put(copy[j], w);
+        }
 }
 
 }  // namespace
@@ -419,11 +438,12 @@ void laprop(const T* grad, float factor, float* second, float* first, float* mas
         cross_entropy_back(logits, log_norm, index, weight, g, out, n, k, m);                                      \
     }                                                                                                              \
     void column_sum_##name(const T* x, T* out, long n, long k) { column_sum(x, out, n, k); }                       \
-    void laprop_##name(const T* grad, float factor, float* second, float* first, float* master, T* copy, long n,   \
-                       float beta1, float beta2, float correct2, float eps, float rate) {                          \
-        laprop(grad, factor, second, first, master, copy, n, beta1, beta2, correct2, eps, rate);                   \
+    void norms_##name(const T* x, const int64_t* lengths, long pieces, float* out) { norms(x, lengths, pieces, out); } \
+    void laprop_##name(const T* grad, const float* factors, const int64_t* lengths, long pieces, float* second,    \
+                       float* first, float* master, T* copy, float beta1, float beta2, float correct2, float eps,  \
+                       float rate) {                                                                               \
+        laprop(grad, factors, lengths, pieces, second, first, master, copy, beta1, beta2, correct2, eps, rate);    \
     }
-
 extern "C" {
 EXPORT(float, float32)
 EXPORT(bfloat16, bfloat16)

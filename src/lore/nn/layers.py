@@ -127,7 +127,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_silu(self.linear(x), self.norm.scale)
+        return norm_silu(linear(x, self.linear.weight, self.linear.bias), self.norm.scale)
 
 
 class MLP(nn.Module):

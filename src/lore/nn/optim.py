@@ -62,12 +62,10 @@ class LaProp:
     def step(self) -> dict[str, Tensor]:
         """Apply the gradients and clear them. Returns the norms of gradient and update as 0-d tensors."""
         self.updates += 1
-        grads = self.grad.float().split(self.sizes)
-        grad_norms = torch.stack(torch._foreach_norm(grads))
+        grad_norms = fused.norms(self.grad, self.sizes)
         scale = torch.ones_like(grad_norms)
         if self.agc:
-            weight_norms = torch.stack(torch._foreach_norm(self.master.split(self.sizes)))
-            limit = self.agc * weight_norms.clamp(min=AGC_FLOOR)
+            limit = self.agc * fused.norms(self.master, self.sizes).clamp(min=AGC_FLOOR)
             scale = 1.0 / (grad_norms / limit).clamp(min=1.0)
         ramp = min(1.0, (self.updates - 1) / self.warmup) if self.warmup else 1.0
         rate = self.lr * ramp / (1.0 - self.beta1**self.updates)
