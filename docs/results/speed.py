@@ -59,7 +59,7 @@ def acting(envs: int, steps: int = 2000) -> float:
     from lore.rng import generator
 
     torch.set_num_threads(1)
-    cfg = compose([f"run.envs={envs}"])
+    cfg = compose([f"run.envs={envs}", f"run.prefill={64 * envs}"])  # room for a sequence
     vec = make_vec(cfg.env, cfg.obs, envs, cfg.seed, split="train")
     agent = build_agent(cfg, vec.obs_spec, vec.num_actions)
     policy = GuidedPolicy(agent, vec.obs_spec, generator(0, "act"))
