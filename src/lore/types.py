@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -79,7 +81,7 @@ class Batch:
     obs: key -> (B, T, *shape). action: (B, T), taken at each row. prev_action: (B, T), taken one row
     earlier. reward: (B, T). is_first, is_last, is_terminal: (B, T) bool. context: latents (B, ...) of the
     row before the first. index: (B, T) rows in the replay, to write fresh latents back. prior (B, T, A),
-    mask (B, T, A), source and beta (B, T): the advice each row was acted under, zeros without.
+    mask (B, T, A), confidence, source and beta (B, T): the advice each row was acted under, zeros without.
     """
 
     obs: dict[str, Tensor]
@@ -93,5 +95,59 @@ class Batch:
     index: Tensor
     prior: Tensor
     mask: Tensor
+    confidence: Tensor
     source: Tensor
     beta: Tensor
+
+
+Cell = tuple[int, int]
+"""(x, y): x grows to the east, y to the south."""
+
+
+class Thing(NamedTuple):
+    """What stands in a cell, in MiniGrid's words. state: open, closed or locked for a door, else empty text.
+
+    kind: empty, wall, floor, door, key, ball, box, goal or lava. Empty cells have no color.
+    """
+
+    kind: str
+    color: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class GridState:
+    """What an agent knows of its world from its own views and actions in this episode, and nothing else.
+
+    position: of the agent; an episode starts at (0, 0). direction: 0 east, 1 south, 2 west, 3 north.
+    cells: every cell seen so far, as last seen; a cell that is not in it was never seen. visible: the cells
+    in view now, the agent's own included. carrying: the thing in hand. step, max_steps: of the episode.
+    """
+
+    mission: str
+    carrying: Thing | None
+    position: Cell
+    direction: int
+    cells: Mapping[Cell, Thing]
+    visible: frozenset[Cell]
+    step: int
+    max_steps: int
+
+
+@dataclass
+class Prior:
+    """Advice for one step of N environments.
+
+    logits: (N, A) float32, log of the advised distribution, constant where there is none. mask: (N, A) bool,
+    the actions that the adviser allows. confidence: (N,) float32 in [0, 1]. source: (N,) uint8, an index of
+    SOURCES; 0 is none.
+    """
+
+    logits: Tensor
+    mask: Tensor
+    confidence: Tensor
+    source: Tensor
+
+
+SOURCES = ("none", "plan", "answer", "prior_net")
+"""Where a step's advice came from: a running plan, a stored policy answer, the distilled network."""

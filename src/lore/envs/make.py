@@ -19,8 +19,8 @@ from lore.envs.view import use_fast_view
 from lore.options import BadInput, Env
 
 
-def make_env(options: Env, obs: str) -> MiniGridAdapter:
-    """One environment. obs: symbolic, raw147 or rgb64.
+def make_env(options: Env, obs: str, *, remember: bool = False) -> MiniGridAdapter:
+    """One environment. obs: symbolic, raw147 or rgb64. remember: see MiniGridAdapter.
 
     Raises BadInput (a ValueError) naming `env.id`, `env.actions`, `env.shaping`, `env.max_steps` or `obs`.
     """
@@ -32,14 +32,16 @@ def make_env(options: Env, obs: str) -> MiniGridAdapter:
     if options.shaping:
         env = PotentialShaping(env, options.shaping)
     try:
-        return MiniGridAdapter(env, obs, actions, length)
+        return MiniGridAdapter(env, obs, actions, length, remember=remember)
     except ValueError as error:
         raise BadInput("obs", str(error)) from error
 
 
-def make_vec(options: Env, obs: str, num_envs: int, seed: int, *, split: str) -> VectorEnv:
+def make_vec(
+    options: Env, obs: str, num_envs: int, seed: int, *, split: str, remember: bool = False
+) -> VectorEnv:
     """`num_envs` environments side by side. split: "train" or "eval"; their episodes never share a seed."""
-    return VectorEnv([partial(make_env, options, obs)] * num_envs, seed, split=split)
+    return VectorEnv([partial(make_env, options, obs, remember=remember)] * num_envs, seed, split=split)
 
 
 @cache

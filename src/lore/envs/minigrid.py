@@ -11,8 +11,9 @@ from minigrid.core.actions import Actions
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
 from lore.envs import missions, view
+from lore.envs.memory import MapMemory
 from lore.envs.privileged import core, layout_hash
-from lore.types import ObsSpec
+from lore.types import GridState, ObsSpec
 
 Obs = dict[str, np.ndarray]
 MODES = ("symbolic", "raw147", "rgb64")
@@ -34,9 +35,18 @@ class MiniGridAdapter(gym.Wrapper):
     shows what it carries.
 
     `reset` puts the layout hash into info["layout"], `step` the unshaped reward into info["raw_reward"].
+    remember: keep a map of what was seen this episode, in every mode the same; it is read from `state`.
     """
 
-    def __init__(self, env: gym.Env, mode: str, actions: Sequence[int], mission_length: int) -> None:
+    def __init__(
+        self,
+        env: gym.Env,
+        mode: str,
+        actions: Sequence[int],
+        mission_length: int,
+        *,
+        remember: bool = False,
+    ) -> None:
         super().__init__(env)
         self._world = core(env)
         size = self._world.agent_view_size
@@ -46,13 +56,26 @@ class MiniGridAdapter(gym.Wrapper):
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
         self._mode, self._actions, self._length = mode, tuple(int(a) for a in actions), mission_length
         self._mission, self._tokens = "", np.zeros(mission_length, np.uint8)
+        self._remember, self._memory = remember, MapMemory(self._world.max_steps)
+        self._state: GridState | None = None
+
+    @property
+    def state(self) -> GridState:
+        """What the agent knows now. Raises RuntimeError without `remember`, and before the first reset."""
+        if self._state is None:
+            raise RuntimeError("there is a state only with remember=True, from the first reset on")
+        return self._state
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         raw, info = self.env.reset(seed=seed, options=options)
-        if self._mode == "rgb64":  # what a task begins with in hand is missing in its first view
-            raw = {**raw, "image": self._world.gen_obs()["image"]}
+        now = self._world.gen_obs()  # what a task begins with in hand is still on the floor in `raw`
+        if self._remember:
+            self._memory = MapMemory(self._world.max_steps)  # BabyAI levels set their limit at each reset
+            self._state = self._memory.reset(now["image"], int(now["direction"]), now["mission"])
+        if self._mode == "rgb64":
+            raw = {**raw, "image": now["image"]}
         return self._observe(raw), {**info, "layout": layout_hash(self.env)}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -61,6 +84,9 @@ class MiniGridAdapter(gym.Wrapper):
             raise IndexError(f"action {action} is not in [0, {len(self._actions)})")
         raw, reward, terminated, truncated, info = self.env.step(self._actions[action])
         info.setdefault("raw_reward", float(reward))
+        if self._remember:
+            name = self.action_names[action]
+            self._state = self._memory.step(name, raw["image"], int(raw["direction"]))
         return self._observe(raw), float(reward), terminated, truncated, info
 
     def _observe(self, raw: dict[str, Any]) -> Obs:

@@ -29,7 +29,7 @@ from minigrid.minigrid_env import MiniGridEnv
 Cell = tuple[int, int]
 Field = dict[Cell, int]
 
-_HAS_OBJ = (
+HAS_OBJ = (
     UnlockPickupEnv,
     BlockedUnlockPickupEnv,
     KeyCorridorEnv,
@@ -170,7 +170,7 @@ def _goals(world: MiniGridEnv) -> list[Cell]:
         instruction = vars(world)["instrs"]
         if isinstance(instruction, (PickupInstr, GoToInstr, OpenInstr)):
             wanted = instruction.desc.obj_set
-    elif isinstance(world, _HAS_OBJ):
+    elif isinstance(world, HAS_OBJ):
         wanted = [world.obj]
     elif isinstance(world, UnlockEnv):
         wanted = [world.door]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lore.types import FLAGS, Episode, ObsSpec
+from lore.types import FLAGS, Episode, GridState, ObsSpec
 
 Obs = dict[str, np.ndarray]
 SPLITS = ("train", "eval")
@@ -25,6 +25,7 @@ class EpisodicEnv(Protocol):
     """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
 
     `reset` returns info["layout"]: str. `step` returns info["raw_reward"]: the reward without shaping.
+    `state` is asked for by `VectorEnv.states` alone.
     An episode must follow from its seed and the actions alone, however often the object was used before.
     """
 
@@ -34,6 +35,9 @@ class EpisodicEnv(Protocol):
     def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]: ...
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]: ...
+
+    @property
+    def state(self) -> GridState: ...
 
 
 @dataclass
@@ -125,6 +129,10 @@ class VectorEnv:
     def observation(self) -> Obs:
         """The rows last delivered; after `load_state_dict`, those of the stored moment."""
         return dict(self._obs)
+
+    def states(self) -> list[GridState]:
+        """What each agent knows at the rows last delivered. RuntimeError if they do not remember."""
+        return [env.state for env in self.envs]
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call, in order."""
