@@ -17,7 +17,7 @@ CHOICES = {
     "dtype": ("bfloat16", "float32"),
     "obs": ("symbolic", "raw147", "rgb64"),
     "env.actions": ("all", "useful"),
-    "agent.name": ("dreamer", "random"),
+    "agent.name": ("dreamer", "random", "prior"),
     "logger.wandb": ("auto", "offline", "disabled"),
     "logger.terminal": ("auto", "live", "plain", "off"),
 }
@@ -51,8 +51,28 @@ AT_LEAST = {
     "agent.slow_reg": 0,
     "agent.critic_ensemble": 0,
     "agent.disagreement_ensemble": 0,
+    "llm.api_retries": 0,
+    "llm.max_tokens": 1,
+    "llm.budget_total": 0,
+    "llm.budget_usd": 0,
+    "llm.budget_tokens": 0,
+    "llm.cooldown_steps": 0,
+    "llm.success_cooldown_steps": 0,
+    "llm.novelty_threshold": 0,
+    "llm.td_error_threshold": 0,
+    "llm.plateau_window": 2,
+    "llm.breaker_failures": 1,
+    "llm.breaker_pause": 1,
+    "llm.ledger_limit": 0,
 }
-ABOVE_ZERO = ("agent.train_ratio", "agent.lr", "agent.agc", "agent.opt_eps", "agent.return_limit")
+ABOVE_ZERO = (
+    "llm.timeout_s",
+    "agent.train_ratio",
+    "agent.lr",
+    "agent.agc",
+    "agent.opt_eps",
+    "agent.return_limit",
+)
 SHARES = (
     "agent.lam",
     "agent.beta1",
@@ -71,6 +91,7 @@ def check(cfg: Config) -> None:
         _scales(cfg.agent)
     if cfg.size.deter % cfg.size.blocks:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
+    _llm(cfg)
     _env(cfg)
     _device(cfg.device)
 
@@ -95,7 +116,7 @@ def _ranges(cfg: Config) -> None:
         _choice(key, attrgetter(key)(cfg), allowed)
     for key, least in AT_LEAST.items():
         value = attrgetter(key)(cfg)
-        if not least <= value < math.inf:
+        if value is not None and not least <= value < math.inf:
             raise BadInput(key, f"{value} must be at least {least}")
     for key in ABOVE_ZERO:
         value = attrgetter(key)(cfg)
@@ -167,6 +188,15 @@ def _env(cfg: Config) -> None:
     hint = ", ".join(near or ["MiniGrid-DoorKey-5x5-v0"])
     what = "is not a MiniGrid or BabyAI id" if cfg.env.id in gymnasium.registry else "is not registered"
     raise BadInput("env.id", f"{cfg.env.id!r} {what}; use a MiniGrid or BabyAI id, such as {hint}")
+
+
+def _llm(cfg: Config) -> None:
+    llm = cfg.llm
+    if llm.provider != "none" and cfg.agent.name != "prior":
+        raise BadInput("llm.provider", f"agent={cfg.agent.name} takes no advice; use agent=prior or llm=none")
+    if (llm.ledger is None) != (llm.ledger_limit is None):
+        missing = "llm.ledger" if llm.ledger is None else "llm.ledger_limit"
+        raise BadInput(missing, "is needed: a ledger is a file (llm.ledger) and a limit (llm.ledger_limit)")
 
 
 def _device(device: str) -> None:

@@ -79,9 +79,9 @@ def _scales() -> dict[str, float]:
 
 @dataclass
 class Agent:
-    """DreamerV3's learning rule; `random` uses the name only."""
+    """DreamerV3's learning rule; `random` and `prior` use the name only."""
 
-    name: str = "dreamer"  # dreamer | random
+    name: str = "dreamer"  # dreamer | random | prior (follows the adviser alone)
     batch_size: int = 8  # sequences a gradient step, B
     seq_len: int = 32  # steps a sequence, T
     train_ratio: float = 160.0  # replayed steps trained on for each environment step
@@ -110,6 +110,65 @@ class Agent:
 
 
 @dataclass
+class Prices:
+    """Dollars for a million tokens."""
+
+    input: float
+    output: float
+    cache_write: float
+    cache_read: float
+
+
+@dataclass
+class LLM:
+    """The adviser: who is asked, how often, and at what price. Steps are environment steps of the run.
+
+    A provider reads what it needs of this; what only some of them read stands at the end.
+    """
+
+    provider: str = "none"  # none, or a name from docs/advisers.md; the groups llm=NAME set it
+    wait: bool = True  # ask in the step; false: go on without advice until the answer is there
+    timeout_s: float = 10.0  # hard limit of an ask, retries included, in seconds
+    api_retries: int = 1  # further attempts after a failure that may pass
+    max_tokens: int = 2048  # longest answer, the model's thinking included
+    budget_total: int | None = 200  # asks a run, those that the cache serves included; null: no limit
+    budget_usd: float | None = None  # dollars a run
+    budget_tokens: int | None = None  # tokens a run, in and out
+    cooldown_steps: int | None = 200  # steps after an ask without another
+    success_cooldown_steps: int | None = 500  # steps after a successful episode without an ask
+    triggers: bool = True  # ask only where one of the triggers fires
+    novelty_threshold: float = 0.1  # 1 / sqrt(visits of a kind of situation) above which it is new
+    td_error_threshold: float = 2.0  # running standard deviations above which a TD error surprises
+    plateau_window: int = 50  # episodes over which success is compared
+    breaker_failures: int = 5  # failures in a row after which asking pauses
+    breaker_pause: int = 500  # steps that it pauses for
+    cache: str | None = "~/.cache/lore/answers.sqlite"  # answers shared by runs; null: none
+    ledger: str | None = None  # file that counts the provider calls of a whole sweep
+    ledger_limit: int | None = None  # provider calls of the sweep
+    # anthropic, local
+    model: str = ""  # name at the API; or a Hugging Face id, a folder or a GGUF file
+    # anthropic
+    effort: str | None = None  # output_config.effort; null for a model or server that does not know it
+    base_url: str | None = None  # another server of the Messages API; null: ANTHROPIC_BASE_URL, or its own
+    key_variable: str = "ANTHROPIC_API_KEY"  # environment variable that holds the key; never the key itself
+    prices: Prices | None = None  # null: the published ones of a model that is known
+    batch_price: float = 0.5  # price in a batch, as a share of the price
+    # local
+    device: str = "cpu"  # cpu | cuda | cuda:N
+    dtype: str = "bfloat16"  # of weights and activations: float32 | bfloat16 | float16
+    scoring: str = "plan"  # what the candidates are: plan | subgoal | action
+    calibration: str = "contextual"  # none | contextual | batch
+    batch_size: int = 16  # candidates scored side by side
+    # recorded
+    dataset: str = ""  # folder of a data set, as lore-record import writes it
+    share_plans: bool = True  # a plan also answers other states of its kind, as it does in a run
+    # scripted
+    competence: float = 1.0  # share of the kinds of situation in which the answer is right, 0 to 1
+    failure: str = "independent"  # how the others are wrong: independent | colors | sides | explore
+    seed: int = 0  # decides in which situations the answer is wrong, and how
+
+
+@dataclass
 class Logger:
     """Where metrics go besides metrics.jsonl."""
 
@@ -134,6 +193,7 @@ class Config:
     agent: Agent = field(default_factory=Agent)
     size: Size = field(default_factory=Size)
     replay: Replay = field(default_factory=Replay)
+    llm: LLM = field(default_factory=LLM)
     logger: Logger = field(default_factory=Logger)
 
 

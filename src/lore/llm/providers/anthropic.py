@@ -1,0 +1,317 @@
+"""Any server that speaks the Messages API, through Anthropic's SDK: one ask, or a batch of many.
+
+The key comes from the environment and stays in the SDK's client: no option, message or exception holds it.
+Retries are the caller's, so the SDK makes none. Whatever the server sends, memory and time are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import anthropic
+import httpx2
+from anthropic.types import Message, TextBlock
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
+
+from lore.llm.answer import clean, schema
+from lore.llm.deadline import call
+from lore.llm.providers.base import ProviderError, Reply, Request
+from lore.options import LLM, BadInput, Prices
+
+T = TypeVar("T")
+MAX_BODY = 1 << 20  # bytes of a reply, or of a line of a batch's results; real ones have some thousand
+BATCH_TIMEOUT_S = 600.0  # to send a batch, and to fetch its results
+EXTRA_TOKENS = 1000  # more than a server adds to a prompt; its words about the schema are 50 to 200
+CUT = ("max_tokens", "model_context_window_exceeded")  # stop reasons of an answer without its end
+STATUSES = {429: "rate_limited", 529: "overloaded"}
+ERROR_TYPES = {  # of a request in a batch; https://platform.claude.com/docs/en/api/errors
+    "invalid_request_error": "http_400",
+    "authentication_error": "http_401",
+    "billing_error": "http_402",
+    "permission_error": "http_403",
+    "not_found_error": "http_404",
+    "request_too_large": "http_413",
+    "rate_limit_error": "rate_limited",
+    "api_error": "server_error",
+    "overloaded_error": "overloaded",
+    "timeout_error": "timeout",
+}
+PRICES = {
+    "claude-haiku-5-5": Prices(input=0.10, output=0.50, cache_write=0.125, cache_read=0.01),
+    "claude-sonnet-5-5": Prices(input=2.0, output=10.0, cache_write=2.5, cache_read=0.1),
+    "claude-opus-5-5": Prices(input=4.0, output=20.0, cache_write=5.0, cache_read=0.2),
+}
+"""Model -> its prices, Haiku's for prompts up to 100 000 tokens. Source, October 2026:
+https://platform.claude.com/docs/en/models/haiku-5-5/overview, and the same of opus-5-5 and sonnet-5-5."""
+
+
+class AnthropicProvider:
+    """A model behind the Messages API."""
+
+    name = "anthropic"
+    privileged = False
+
+    def __init__(self, options: LLM) -> None:
+        """Raises BadInput for options that cannot work. A missing key is an ask that fails: "no_key"."""
+        self.model = options.model
+        self.prices = _prices(options)
+        self.paid = any(asdict(self.prices).values())
+        self._options = options
+        self._base_url = _base_url(options.base_url or os.environ.get("ANTHROPIC_BASE_URL"))
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", options.key_variable):
+            raise BadInput(
+                "llm.key_variable", "must name an environment variable; it is never the key itself"
+            )
+        self._client: anthropic.Anthropic | None = None
+
+    def identity(self) -> str:
+        """See Provider. The same model behind another address is another adviser."""
+        return f"anthropic model={self.model} effort={self._options.effort} at={self._base_url}"
+
+    def max_cost_usd(self, request: Request) -> float:
+        """See Provider. A token is at least one byte of what is sent."""
+        sent = request.system + request.prompt + json.dumps(schema(request.actions))
+        dearest = max(self.prices.input, self.prices.cache_write, self.prices.cache_read)
+        return ((len(sent.encode()) + EXTRA_TOKENS) * dearest + request.max_tokens * self.prices.output) / 1e6
+
+    def ask(self, request: Request) -> Reply:
+        """See Provider. Never takes longer than options.timeout_s."""
+        client, limit = self._connect(), self._options.timeout_s
+        started = time.monotonic()
+        message = self._call(lambda: client.messages.create(**self._body(request), timeout=limit), limit)
+        return self._reply(message, time.monotonic() - started)
+
+    def submit(self, requests: Mapping[str, Request]) -> str:
+        """Send a batch: id -> request, at most 100 000 of them. Returns the batch's own id.
+
+        Costs at most batch_price times the sum of max_cost_usd. Raises ProviderError where it was not taken,
+        and ValueError for an id that has other than 1 to 64 letters, digits, - and _.
+        """
+        for name in requests:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+                raise ValueError(f"batch id {name!r} must have 1 to 64 letters, digits, - or _")
+        batches, limit = self._connect().messages.batches, BATCH_TIMEOUT_S
+        items = [{"custom_id": name, "params": self._body(request)} for name, request in requests.items()]
+        return _word(self._call(lambda: batches.create(requests=items, timeout=limit), limit), "id")  # type: ignore[arg-type]
+
+    def poll(self, batch: str) -> bool:
+        """Whether the batch has ended and can be collected. Raises ProviderError."""
+        batches, limit = self._connect().messages.batches, self._options.timeout_s
+        state = self._call(lambda: batches.retrieve(batch, timeout=limit), limit)
+        return _word(state, "processing_status") == "ended"
+
+    def collect(self, batch: str) -> dict[str, Reply | ProviderError]:
+        """What came of each request of a batch that has ended, by id. May be called again.
+
+        Raises ProviderError where the results cannot be fetched or read as a whole.
+        """
+        batches, limit = self._connect().messages.batches, BATCH_TIMEOUT_S
+
+        def fetch() -> dict[str, Reply | ProviderError]:
+            try:
+                lines = batches.results(batch, timeout=limit)
+            except AttributeError:  # the SDK reads a field of a body that it took for an object
+                raise ProviderError("not_json_body", "the body is not an object") from None
+            return {_word(line, "custom_id"): self._result(line.result) for line in lines}
+
+        return self._call(fetch, limit)
+
+    def _connect(self) -> anthropic.Anthropic:
+        if self._client is None:
+            variable = self._options.key_variable
+            if not re.fullmatch(r"\s*[!-~]+\s*", os.environ.get(variable, "")):
+                raise ProviderError("no_key", f"environment variable {variable} is not set, or to no key")
+            self._client = anthropic.Anthropic(
+                api_key=os.environ[variable].strip(),
+                base_url=self._base_url,
+                max_retries=0,
+                default_headers={"Accept-Encoding": "identity"},
+                http_client=anthropic.DefaultHttpxClient(event_hooks={"response": [_bound]}),
+            )
+        return self._client
+
+    def _body(self, request: Request) -> MessageCreateParamsNonStreaming:
+        config: Any = {"format": {"type": "json_schema", "schema": schema(request.actions)}}
+        if self._options.effort is not None:
+            config["effort"] = self._options.effort
+        return {
+            "model": self.model,
+            "max_tokens": request.max_tokens,
+            "system": [{"type": "text", "text": request.system, "cache_control": {"type": "ephemeral"}}],
+            "messages": [{"role": "user", "content": request.prompt}],
+            "output_config": config,
+        }
+
+    def _call(self, fn: Callable[[], T], limit: float) -> T:
+        client = self._connect()
+        return call(lambda: _guard(fn, client), limit)
+
+    def _result(self, result: object) -> Reply | ProviderError:
+        if isinstance(result, MessageBatchSucceededResult):
+            try:
+                return self._reply(result.message, 0.0, self._options.batch_price)
+            except ProviderError as error:
+                return error
+        if isinstance(result, MessageBatchErroredResult):
+            kind = str(getattr(getattr(result.error, "error", None), "type", None))
+            return ProviderError(ERROR_TYPES.get(kind, "bad_body"), "in a batch")
+        kind = str(getattr(result, "type", None))
+        return ProviderError(kind if kind in ("canceled", "expired") else "bad_body", "in a batch")
+
+    def _reply(self, message: object, latency_s: float, share: float = 1.0) -> Reply:
+        if not isinstance(message, Message):
+            raise ProviderError("not_json_body", "the body is not a message")
+        usage, prices, stop = message.usage, self.prices, message.stop_reason or ""
+        fresh, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+        written = _count(usage, "cache_creation_input_tokens", 0)
+        cached = _count(usage, "cache_read_input_tokens", 0)
+        cost = fresh * prices.input + written * prices.cache_write + cached * prices.cache_read
+        cost = (cost + output * prices.output) * share / 1e6
+        text = _text(message.content)
+        reply = Reply(text, fresh + written + cached, output, cached, cost, latency_s, str(stop))
+        if stop == "refusal":
+            raise ProviderError("refusal", "the model would not answer", reply=reply)
+        if stop in CUT:
+            raise ProviderError("truncated", f"{stop} after {output} tokens", reply=reply)
+        if not text.strip():
+            raise ProviderError("empty", "no text in the answer", reply=reply)
+        return reply
+
+
+class _Unread(anthropic.AnthropicError):
+    """A body that is not read to its end. args: kind and message of the ProviderError."""
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """A body that fails where it, or a line of it, is larger than MAX_BODY, or where it comes late."""
+
+    def __init__(self, body: httpx2.SyncByteStream, by_line: bool, until: float) -> None:
+        self._body, self._by_line, self._until = body, by_line, until
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for chunk in self._body:
+            newline = chunk.rfind(b"\n") if self._by_line else -1
+            size = size + len(chunk) if newline < 0 else len(chunk) - newline - 1
+            if size > MAX_BODY:
+                raise _Unread("too_large_body", f"more than {MAX_BODY} bytes")
+            if time.monotonic() > self._until:
+                raise _Unread("timeout", "the body came too slowly")
+            yield chunk
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _bound(response: httpx2.Response) -> None:
+    """Called by the HTTP client between head and body. A compressed body, unasked for, could be a bomb."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise _Unread("bad_body", "compressed")
+    seconds = response.request.extensions["timeout"]["read"]
+    by_line = response.request.url.path.endswith("/results")
+    response.stream = _Bounded(response.stream, by_line, time.monotonic() + seconds)  # type: ignore[arg-type]
+
+
+def _guard(fn: Callable[[], T], client: anthropic.Anthropic) -> T:
+    """What fn returns. Raises ProviderError for every failure of the SDK, and keeps nothing of the original:
+    that holds the request, its headers and whatever words the server chose."""
+    try:
+        return fn()
+    except anthropic.APIStatusError as error:
+        failure = _status(error, client)
+    except (anthropic.APITimeoutError, httpx2.TimeoutException):
+        failure = ProviderError("timeout", "the server is silent")
+    except (anthropic.APIConnectionError, httpx2.TransportError) as error:
+        failure = _connection(error)
+    except _Unread as error:
+        failure = ProviderError(*error.args)
+    except anthropic.AnthropicError:
+        failure = ProviderError("bad_body", "the batch has no results yet")
+    except (ValueError, RecursionError):
+        failure = ProviderError("not_json_body", "the body is not JSON")
+    raise failure
+
+
+def _status(error: anthropic.APIStatusError, client: anthropic.Anthropic) -> ProviderError:
+    status = error.status_code
+    kind = STATUSES.get(status, "server_error" if status >= 500 else f"http_{status}")
+    words = f"{error.type or ''} {error.api_message or ''}".replace(str(client.api_key), "[key]")
+    pause = _pause(error.response.headers.get("retry-after", ""))
+    return ProviderError(kind, f"status {status} {clean(words, 200)}".strip(), retry_after_s=pause)
+
+
+def _pause(header: str) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date. None where it says neither."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 <= seconds < math.inf else None
+
+
+def _connection(error: BaseException) -> ProviderError:
+    chain: list[BaseException] = [error]
+    while inner := chain[-1].__cause__ or next((a for a in chain[-1].args if isinstance(a, Exception)), None):
+        chain.append(inner)
+    cause = type(chain[-1]).__name__  # its words may hold what was sent
+    broken = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
+    if any(isinstance(link, broken) for link in chain):
+        return ProviderError("connection_reset", cause)
+    refused = isinstance(chain[-1], ConnectionRefusedError)
+    return ProviderError("connection_refused" if refused else "connection_failed", cause)
+
+
+def _word(value: object, name: str) -> str:
+    if not isinstance(value, anthropic.BaseModel):
+        raise ProviderError("not_json_body", "the body is not an object")
+    word = getattr(value, name, None)
+    if not isinstance(word, str):
+        raise ProviderError("bad_body", f"no {name} in the body")
+    return word
+
+
+def _count(usage: object, name: str, default: int | None = None) -> int:
+    count = getattr(usage, name, None)
+    count = default if count is None else count
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 10**9:
+        raise ProviderError("bad_body", f"usage has no {name}")
+    return count
+
+
+def _text(content: object) -> str:
+    if not isinstance(content, list):
+        raise ProviderError("bad_body", "no content in the body")
+    texts = [_word(block, "text") for block in content if isinstance(block, TextBlock)]
+    return "".join(texts).encode("utf-8", "replace").decode()  # without lone surrogates
+
+
+def _prices(options: LLM) -> Prices:
+    prices = options.prices or PRICES.get(options.model)
+    if prices is None:
+        known = ", ".join(PRICES)
+        raise BadInput(
+            "llm.prices", f"none are known for {options.model!r}; set all four, or use one of {known}"
+        )
+    for name, price in asdict(prices).items():
+        if not 0 <= price < math.inf:
+            raise BadInput(f"llm.prices.{name}", f"{price} must be at least 0")
+    return prices
+
+
+def _base_url(url: str | None) -> str:
+    url = url or "https://api.anthropic.com"
+    if not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#]*)?", url):
+        raise BadInput("llm.base_url", "must be http(s)://HOST[:PORT][/PATH], with no user and no query")
+    return url.rstrip("/")

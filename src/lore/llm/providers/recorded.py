@@ -1,0 +1,279 @@
+"""Answers of a real model, asked once and kept in files: their format, and the adviser that serves them.
+
+    prompts.jsonl   a header (task, actions, system text, versions), then one distinct prompt a line
+    answers.jsonl   one answer a line, under the id of its prompt, in the order of the prompts
+    card.md         what it is, for people; nothing is read from it
+
+A data set is a folder of these three, written once and never changed: its hash is part of who answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
+from lore.llm.prompt import PROMPT_VERSION, SYSTEM
+from lore.llm.providers.base import ProviderError, Reply, Request
+from lore.options import BadInput
+
+FORMAT = 1  # raise it when a line below changes
+PROMPTS, ANSWERS, CARD = "prompts.jsonl", "answers.jsonl", "card.md"
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "list[str]": (list,),
+    "dict[str, int]": (dict,),
+    "dict[str, Any]": (dict,),
+}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Header:
+    """First line of prompts.jsonl.
+
+    plan_keys: steps of the exploration at each plan key, also where no prompt of it was written. made: how
+    the exploration went, for the card.
+    """
+
+    format: int
+    env_id: str
+    actions: list[str]
+    system: str
+    prompt_version: str
+    answer_version: str
+    plan_keys: dict[str, int]
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. visits: steps that met it; entered: those at which its plan key was new, where one asks."""
+
+    id: str
+    prompt: str
+    key: str
+    plan_key: str
+    visits: int
+    entered: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One answer, with what it took then: tokens, dollars, seconds, the model's word for why it ended."""
+
+    id: str
+    text: str
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    stop: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in memory: prompts and answers by id. digest: sha256 of both files, 64 hex digits."""
+
+    header: Header
+    prompts: dict[str, Prompt]
+    answers: dict[str, Recorded]
+    digest: str
+
+    @property
+    def model(self) -> str:
+        return next(iter(self.answers.values())).model
+
+    def parsed(self, name: str) -> Answer | BadAnswer | None:
+        """What the answer of a prompt says, or why it is unusable; None where there is none."""
+        if name not in self.answers:
+            return None
+        try:
+            return parse_answer(self.answers[name].text, tuple(self.header.actions))
+        except BadAnswer as error:
+            return error
+
+
+class BadLine(ValueError):
+    """A line that is not what it should be. kind: not_json, wrong_type, unknown_field, missing_field,
+    wrong_id, unknown_id, unknown_plan_key, duplicate, other_model, wrong_format, no_header, no_answer."""
+
+    def __init__(self, number: int, kind: str, message: str) -> None:
+        super().__init__(f"line {number}: {kind}: {message}")
+        self.number, self.kind = number, kind
+
+
+def prompt_id(system: str, prompt: str, actions: tuple[str, ...]) -> str:
+    """The content of a question, and the version of its words, as 64 hex digits."""
+    parts = json.dumps([PROMPT_VERSION, list(actions), system, prompt])
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of a file; empty lines are passed over. Raises OSError."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def read_line(cls: type[T], number: int, line: bytes) -> T:
+    """A line as one of the records above. Raises BadLine, and nothing else, for any bytes."""
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadLine(number, "not_json", str(error)) from None
+    if not isinstance(fields, dict):
+        raise BadLine(number, "wrong_type", "a JSON object is needed")
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in sorted(fields.keys() - known.keys()):
+        raise BadLine(number, "unknown_field", f"{name!r:.40}; the fields are {', '.join(known)}")
+    for name, field in known.items():
+        if name in fields:
+            _check(number, name, fields[name], str(field.type))
+        elif field.default is dataclasses.MISSING:
+            raise BadLine(number, "missing_field", name)
+    return cls(**fields)
+
+
+def _check(number: int, name: str, value: Any, kind: str) -> None:
+    fits = isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+    if kind in ("int", "float"):
+        fits = fits and 0 <= value < math.inf
+    if kind == "list[str]":
+        fits = fits and all(isinstance(item, str) for item in value)
+    if kind == "dict[str, int]":
+        fits = fits and bool(value) and all(type(count) is int and count > 0 for count in value.values())
+    if not fits:
+        least = " of at least 0" if kind in ("int", "float") else ""
+        raise BadLine(number, "wrong_type", f"{name} must be {kind}{least}")
+
+
+def read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
+    """Header and prompts by id, in order. Raises OSError, or BadLine, also where id and text disagree."""
+    header: Header | None = None
+    prompts: dict[str, Prompt] = {}
+    for number, line in lines(path):
+        if header is None:
+            header = read_line(Header, number, line)
+            _check_header(number, header)
+            continue
+        prompt = read_line(Prompt, number, line)
+        if prompt.id != prompt_id(header.system, prompt.prompt, tuple(header.actions)):
+            raise BadLine(number, "wrong_id", "its id does not belong to its text")
+        if prompt.plan_key not in header.plan_keys:
+            raise BadLine(number, "unknown_plan_key", "the header has not counted it")
+        if prompt.id in prompts:
+            raise BadLine(number, "duplicate", "this prompt was there before")
+        prompts[prompt.id] = prompt
+    if header is None:
+        raise BadLine(1, "no_header", "the file is empty")
+    return header, prompts
+
+
+def _check_header(number: int, header: Header) -> None:
+    """Answers to other words, or in another form, are of no use here."""
+    now = {"format": FORMAT, "prompt_version": PROMPT_VERSION, "answer_version": ANSWER_VERSION}
+    for name, value in now.items():
+        if getattr(header, name) != value:
+            stored = getattr(header, name)
+            raise BadLine(number, "wrong_format", f"{name} {stored!r}, this program has {value!r}")
+    if header.system != SYSTEM(tuple(header.actions)):
+        raise BadLine(number, "wrong_format", "its system text is not the one that this program sends")
+
+
+def check_answer(
+    number: int, answer: Recorded, prompts: Mapping[str, Prompt], before: Mapping[str, Recorded]
+) -> None:
+    """Raise BadLine for an answer to nothing, a second answer, or one of another model."""
+    if answer.id not in prompts:
+        raise BadLine(number, "unknown_id", f"no prompt has the id {answer.id!r:.66}")
+    if answer.id in before:
+        raise BadLine(number, "duplicate", "this prompt was answered before")
+    first = next(iter(before.values()), answer)
+    if answer.model != first.model:
+        raise BadLine(number, "other_model", f"{answer.model!r:.80} after {first.model!r:.80}")
+
+
+def load(folder: Path) -> DataSet:
+    """A whole data set. Raises OSError where a file is missing, BadLine where one is damaged."""
+    header, prompts = read_prompts(folder / PROMPTS)
+    answers: dict[str, Recorded] = {}
+    for number, line in lines(folder / ANSWERS):
+        answer = read_line(Recorded, number, line)
+        check_answer(number, answer, prompts, answers)
+        answers[answer.id] = answer
+    if not answers:
+        raise BadLine(1, "no_answer", f"{ANSWERS} is empty")
+    content = (folder / PROMPTS).read_bytes() + (folder / ANSWERS).read_bytes()
+    return DataSet(header, prompts, answers, hashlib.sha256(content).hexdigest())
+
+
+@dataclass
+class RecordedOptions:
+    """What `llm=recorded` needs to know."""
+
+    provider: str = "recorded"
+    dataset: str = ""  # folder of a data set, as lore-record import writes it
+    share_plans: bool = False  # a plan also answers other states with its plan key, as it does in a run
+
+
+class RecordedProvider:
+    """Serves the answer of exactly this prompt; else, with `share_plans`, the first plan of its plan key.
+
+    A run seldom stands just where the exploration stood, but in the smallest worlds, while the controller
+    uses one plan for all states of a plan key: so does this. Reply.stop says which it was, "recorded" or
+    "recorded_plan". An unusable answer is served as it is: that is the model's quality.
+    """
+
+    name = "recorded"
+    paid = False
+    privileged = False
+
+    def __init__(self, options: RecordedOptions) -> None:
+        """Raises BadInput where the data set is missing, damaged, or made for other words than ours."""
+        try:
+            data = load(Path(options.dataset))
+        except (OSError, BadLine) as error:
+            raise BadInput("llm.dataset", f"{options.dataset!r} cannot be used: {error}") from error
+        self.model = data.model
+        self._data, self._share = data, options.share_plans
+        self._plans: dict[str, Recorded] = {}
+        for prompt in data.prompts.values() if options.share_plans else ():
+            if prompt.plan_key in self._plans:
+                continue
+            answer = data.parsed(prompt.id)
+            if isinstance(answer, Answer) and answer.plan is not None:
+                self._plans[prompt.plan_key] = data.answers[prompt.id]
+
+    def identity(self) -> str:
+        """See Provider. Another data set is another adviser."""
+        return f"recorded model={self.model} data={self._data.digest} share_plans={self._share}"
+
+    def max_cost_usd(self, request: Request) -> float:
+        """Nothing: it was paid for when it was recorded."""
+        return 0.0
+
+    def ask(self, request: Request) -> Reply:
+        """See Provider. Tokens are those of the recording, dollars and seconds are none.
+
+        Raises ProviderError("missing") where nothing is recorded for it: asking again will not help.
+        """
+        name = prompt_id(request.system, request.prompt, request.actions)
+        found, stop = self._data.answers.get(name), "recorded"
+        header = self._data.header
+        if found is None and (request.system, list(request.actions)) == (header.system, header.actions):
+            found, stop = self._plans.get(request.plan_key), "recorded_plan"
+        if found is None:
+            raise ProviderError("missing", f"no answer to prompt {name[:12]} in this data set")
+        tokens = (found.input_tokens, found.output_tokens, found.cached_tokens)
+        return Reply(found.text, *tokens, cost_usd=0.0, latency_s=0.0, stop=stop)
