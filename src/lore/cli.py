@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lore import config, run_folder
-from lore.options import BadInput, Config
+from lore.options import BadInput, Config, EvalOptions
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 TRAIN, EVAL, BENCH = "lore-train", "lore-eval", "lore-bench"
@@ -52,16 +52,16 @@ def train_main(argv: Sequence[str] | None = None) -> int:
             return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
         return _launch(arguments)
     except BadInput as error:
-        return _refuse(TRAIN, error)
+        return refuse(TRAIN, error)
     except KeyboardInterrupt:
-        return _say_interrupted(TRAIN)
+        return say_interrupted(TRAIN)
 
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
     """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(EVAL_HELP + config.eval_defaults(), end="")
+        print(EVAL_HELP + config.defaults(EvalOptions), end="")
         return DONE
     try:
         options = config.eval_options(arguments)
@@ -73,13 +73,13 @@ def eval_main(argv: Sequence[str] | None = None) -> int:
 
         main(options, cfg)
     except BadInput as error:
-        return _refuse(EVAL, error)
+        return refuse(EVAL, error)
     except KeyboardInterrupt:
-        return _say_interrupted(EVAL)
+        return say_interrupted(EVAL)
     except Exception as error:
-        if _debug():
+        if debugging():
             raise
-        print(f"{EVAL}: {_brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
+        print(f"{EVAL}: {brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -102,9 +102,9 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 
         main(cfg, profile)
     except BadInput as error:
-        return _refuse(BENCH, error)
+        return refuse(BENCH, error)
     except KeyboardInterrupt:
-        return _say_interrupted(BENCH)
+        return say_interrupted(BENCH)
     return DONE
 
 
@@ -146,7 +146,7 @@ def _status_of(job: Callable[[], None]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else DONE
     except Exception as error:  # raised outside the job: Hydra refused the command
-        if _debug():
+        if debugging():
             raise
         raise config.explain(error) from error
     return DONE
@@ -164,7 +164,7 @@ def _job(node: DictConfig, run_dir: Path, command: list[str]) -> int:
         run_folder.claim(run_dir)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
-        return _refuse(TRAIN, error)
+        return refuse(TRAIN, error)
     run_folder.write_start(run_dir, config.to_yaml(cfg), cfg, command)
     return _train(cfg, run_dir)
 
@@ -189,16 +189,16 @@ def _train(cfg: Config, run_dir: Path) -> int:
         ended = train(cfg, run_dir)
     except BadInput as error:
         run_folder.write_failure(run_dir, cfg, error)
-        return _refuse(TRAIN, error)
+        return refuse(TRAIN, error)
     except KeyboardInterrupt:
-        return _say_interrupted(TRAIN, run_dir)
+        return say_interrupted(TRAIN, run_dir)
     except Exception as error:  # noqa: BLE001  (every failure is recorded and reported, none is hidden)
         trace = run_folder.write_failure(run_dir, cfg, error)
-        if _debug():
+        if debugging():
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"{TRAIN}: {_brief(error)}; traceback in {trace}", file=sys.stderr)
+        print(f"{TRAIN}: {brief(error)}; traceback in {trace}", file=sys.stderr)
         return FAILED
-    return _say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
+    return say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
 
 
 def _announce(cfg: Config, before: str = "") -> None:
@@ -253,20 +253,20 @@ def _argv(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _debug() -> bool:
+def debugging() -> bool:
     return os.environ.get("LORE_DEBUG") == "1"
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _refuse(command: str, error: BadInput) -> int:
+def refuse(command: str, error: BadInput) -> int:
     print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return BAD_INPUT
 
 
-def _say_interrupted(command: str, run_dir: Path | None = None) -> int:
+def say_interrupted(command: str, run_dir: Path | None = None) -> int:
     rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED

@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -28,10 +28,11 @@ from lore.options import BadInput, Config, EvalOptions
 __all__ = [
     "check",
     "compose",
-    "eval_defaults",
+    "defaults",
     "eval_options",
     "explain",
     "load_stored",
+    "plain_options",
     "to_options",
     "to_yaml",
 ]
@@ -105,28 +106,36 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None
 
 def eval_options(arguments: Sequence[str]) -> EvalOptions:
     """Checked options of `lore-eval KEY=VALUE ...`; raises BadInput."""
-    known = [field.name for field in dataclasses.fields(EvalOptions)]
-    given: dict[str, str | None] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in known:
-            raise BadInput(key, f"unknown key; lore-eval takes {', '.join(known)}, each as KEY=VALUE")
-        if not equals:
-            raise BadInput(key, f"has no value; write {key}=VALUE")
-        given[key] = None if value == "null" else value
-    try:
-        node = OmegaConf.merge(OmegaConf.structured(EvalOptions), given)
-        options = OmegaConf.to_object(node)
-    except OmegaConfBaseException as error:
-        raise _wrong_type(error, EvalOptions) from error
-    assert isinstance(options, EvalOptions)
+    options = plain_options(EvalOptions, "lore-eval", arguments)
     check_eval(options)
     return options
 
 
-def eval_defaults() -> str:
-    """The options of lore-eval as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(EvalOptions))
+T = TypeVar("T")
+
+
+def plain_options(cls: type[T], command: str, arguments: Sequence[str]) -> T:
+    """Options of a command that has no groups, from KEY=VALUE ...; raises BadInput."""
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    given: dict[str, str | None] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in known:
+            raise BadInput(key, f"unknown key; {command} takes {', '.join(known)}, each as KEY=VALUE")
+        if not equals:
+            raise BadInput(key, f"has no value; write {key}=VALUE")
+        given[key] = None if value == "null" else value
+    try:
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    except OmegaConfBaseException as error:
+        raise _wrong_type(error, cls) from error
+    assert isinstance(options, cls)
+    return options
+
+
+def defaults(cls: type) -> str:
+    """A command's options as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cls))
 
 
 def explain(error: BaseException) -> BadInput:
