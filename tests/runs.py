@@ -111,6 +111,8 @@ def state(folder: Path) -> dict[str, Any]:
 
     stored = load_state(folder)
     del stored["wall_s"], stored["logger"]["offsets"]["metrics.jsonl"]
+    if stored["adviser"]:
+        del stored["adviser"]["asker"]["latency_s"], stored["adviser"]["asker"]["journal"]
     return stored
 
 

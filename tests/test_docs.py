@@ -6,18 +6,36 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from lore.config import compose
 from lore.train import train
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
-def test_every_logged_metric_has_a_line_and_every_line_a_metric(tmp_path: Path) -> None:
+def logged_in(folder: Path) -> set[str]:
+    """Names in metrics.jsonl, those of a family as docs/metrics.md writes them."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = {name for row in rows for name in row}
+    names = {re.sub(r"^(llm/failure)/.*", r"\1/KIND", name) for name in names}
+    return {re.sub(r"^(llm/(?:outcome|trigger|plan))/.*", r"\1/NAME", name) for name in names}
+
+
+def test_every_logged_metric_has_a_line_and_every_line_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     overrides = ["+preset=debug", "agent.critic_ensemble=2", "agent.disagreement_ensemble=2", "env=empty5"]
     cfg = compose([*overrides, "logger=quiet", "env.max_steps=20", "run.steps=120"])
     train(cfg, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    logged = {name for row in rows for name in row}
+    advised = ["agent=prior", "llm.cache=null", "logger=quiet", "run.steps=600", "run.eval_episodes=2"]
+    logged = logged_in(tmp_path)
+    for name in ("scripted", "anthropic"):  # the latter without a key
+        folder = tmp_path / name
+        folder.mkdir()
+        train(compose([*advised, f"llm={name}", "env.max_steps=60"]), folder)
+        logged |= logged_in(folder)
     table = DOCS.read_text(encoding="utf-8").split("## Names in metrics.jsonl")[1].split("\n## ")[0]
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name for line in lines for name in re.findall(r"`([^`]+)`", line)}

@@ -32,6 +32,8 @@ VARIANTS = {
     "shaping": ["env.id=MiniGrid-DoorKey-5x5-v0", "env.shaping=0.5"],
     "raw147": ["obs=raw147"],
     "rgb64": ["obs=rgb64", "run.steps=70", "run.eval_episodes=2", "env.max_steps=8"],
+    "advised": ["agent=prior", "llm=scripted", "llm.cache=null", "env=doorkey5", "env.max_steps=30"],
+    "advised side by side": ["agent=prior", "llm=oracle", "llm.cache=null", "run.envs=3"],
     "ensembles": ["agent.critic_ensemble=2", "agent.disagreement_ensemble=2"],
 }
 

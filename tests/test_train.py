@@ -195,7 +195,7 @@ def test_a_run_that_ends_between_evaluations_is_evaluated_at_its_end(tmp_path: P
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in CountingEnv: 5 to 8 steps an episode, odd seeds time out."""
 
-    def make_vec(env: object, obs: str, n: int, seed: int, split: str) -> VectorEnv:
+    def make_vec(env: object, obs: str, n: int, seed: int, split: str, remember: bool) -> VectorEnv:
         make = [
             partial(CountingEnv, tag=i, length=5, spread=4, ends="alternate", actions=3) for i in range(n)
         ]

@@ -263,6 +263,7 @@ def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
         index=torch.arange(B * T).view(B, T),
         prior=torch.zeros(B, T, 7),
         mask=torch.zeros(B, T, 7),
+        confidence=zeros,
         source=zeros,
         beta=zeros,
     )

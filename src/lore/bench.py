@@ -153,6 +153,7 @@ def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
         index=torch.arange(B * T, device=agent.device).view(B, T),
         prior=torch.zeros(B, T, ACTIONS, device=agent.device),
         mask=torch.zeros(B, T, ACTIONS, dtype=torch.bool, device=agent.device),
+        confidence=torch.zeros(B, T, device=agent.device),
         source=torch.zeros(B, T, dtype=torch.uint8, device=agent.device),
         beta=torch.zeros(B, T, device=agent.device),
     )

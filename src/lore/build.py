@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import torch
 
 from lore.dreamer.agent import DreamerV3Agent
+from lore.envs.minigrid import MiniGridAdapter
+from lore.envs.oracle import optimal_actions
+from lore.envs.vector import VectorEnv
+from lore.llm.asking import Asker
+from lore.llm.breaker import Breaker
+from lore.llm.budget import Budget
+from lore.llm.cache import AnswerCache
+from lore.llm.controller import Limits, LLMController
+from lore.llm.journal import Journal
+from lore.llm.ledger import SweepLedger
+from lore.llm.providers import build_provider
+from lore.llm.triggers import Triggers
 from lore.options import Config
 from lore.random_agent import RandomAgent
 from lore.replay import ReplayBuffer, columns
@@ -28,12 +42,50 @@ def _random(cfg: Config, spec: Spec, num_actions: int) -> RandomAgent:
 AGENTS: dict[str, Callable[[Config, Spec, int], DreamerV3Agent | RandomAgent]] = {
     "dreamer": _dreamer,
     "random": _random,
+    "prior": _random,  # what it does without advice
 }
 
 
 def build_agent(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent | RandomAgent:
     """The agent that `agent=NAME` stands for, untrained."""
     return AGENTS[cfg.agent.name](cfg, spec, num_actions)
+
+
+def build_adviser(
+    cfg: Config, envs: VectorEnv, run_dir: Path, say: Callable[[str], None]
+) -> LLMController | None:
+    """The controller around the adviser that `llm=NAME` stands for; None for llm=none. Raises BadInput."""
+    llm = cfg.llm
+    if llm.provider == "none":
+        return None
+    ledger = None
+    if llm.ledger is not None and llm.ledger_limit is not None:
+        ledger = SweepLedger(Path(llm.ledger).expanduser(), llm.ledger_limit)
+    asker = Asker(
+        build_provider(llm),
+        Journal(run_dir / "llm.jsonl"),
+        Budget(llm.budget_total, llm.budget_usd, llm.budget_tokens),
+        Breaker(llm.breaker_failures, llm.breaker_pause),
+        say,
+        cache=None if llm.cache is None else AnswerCache(Path(llm.cache).expanduser(), say),
+        ledger=ledger,
+        timeout_s=llm.timeout_s,
+        retries=llm.api_retries,
+        wait=llm.wait,
+    )
+    alone = cfg.agent.name == "prior"  # follows advice alone: neither gate nor cooldown
+    limits = Limits(
+        None if alone else llm.cooldown_steps, None if alone else llm.success_cooldown_steps, llm.triggers
+    )
+    return LLMController(
+        asker,
+        Triggers(llm.novelty_threshold, llm.td_error_threshold, llm.plateau_window),
+        limits,
+        tuple(envs.action_names),
+        envs.num_envs,
+        llm.max_tokens,
+        privileged=lambda i: sorted(optimal_actions(cast(MiniGridAdapter, envs.envs[i])) or ()),
+    )
 
 
 def build_replay(cfg: Config, spec: Spec, num_actions: int) -> ReplayBuffer:

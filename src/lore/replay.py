@@ -21,7 +21,7 @@ _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
     """Shape and type of everything a row holds but its latent.
 
-    prior, mask, source and beta are the advice the step was taken under; zeros without advice.
+    prior, mask, confidence, source and beta are the advice the step was taken under; zeros without advice.
     """
     obs: dict[str, Column] = {f"obs/{k}": (s.shape, _DTYPES[s.dtype]) for k, s in spec.items()}
     flags: dict[str, Column] = dict.fromkeys(FLAGS, ((), torch.bool))
@@ -33,6 +33,7 @@ def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
             "action": ((), torch.uint8),
             "prior": ((num_actions,), torch.float32),
             "mask": ((num_actions,), torch.bool),
+            "confidence": ((), torch.float32),
             "source": ((), torch.uint8),
             "beta": ((), torch.float32),
         }
@@ -118,6 +119,7 @@ class ReplayBuffer:
             index=now,
             prior=rows["prior"],
             mask=rows["mask"],
+            confidence=rows["confidence"],
             source=rows["source"],
             beta=rows["beta"],
         )

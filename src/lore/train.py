@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lore.build import build_agent, build_replay
+from lore.build import build_adviser, build_agent, build_replay
 from lore.checkpoint import Checkpoints
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs import make_env, make_vec
@@ -57,13 +57,18 @@ class Trainer:
 
     def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger):
         self.cfg, self.logger = cfg, logger
-        self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train")
+        advised = cfg.llm.provider != "none"
+        self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=advised)
         self.spec = self.envs.obs_spec
         self.agent = build_agent(cfg, self.spec, self.envs.num_actions)
         self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
         self.replay = build_replay(cfg, self.spec, self.envs.num_actions) if self.learner else None
-        self.policy = GuidedPolicy(self.agent, self.spec, generator(cfg.seed, "act", cfg.device))
-        self.evaluator = Evaluator(partial(make_env, cfg.env, cfg.obs), cfg.run.eval_episodes, cfg.seed)
+        self.adviser = build_adviser(cfg, self.envs, run_dir, logger.say)
+        self.envs.arms = [cfg.llm.provider] * cfg.run.envs
+        act_rng = generator(cfg.seed, "act", cfg.device)
+        self.policy = GuidedPolicy(self.agent, self.spec, act_rng, adviser=self.adviser)
+        make = partial(make_env, cfg.env, cfg.obs, remember=advised)
+        self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
         self.checkpoints = Checkpoints(run_dir, self.replay)
         self.metrics = MetricsAggregator()
         self.carry = self.agent.initial(cfg.run.envs)
@@ -71,6 +76,7 @@ class Trainer:
         self.updates = 0
         self.curve: list[list[float]] = []
         self.greedy: float | None = None
+        self.advised: float | None = None
         self.window: deque[bool] = deque(maxlen=WINDOW)
         self.episodes = self.successes = 0
         self.layouts: set[str] = set()
@@ -99,10 +105,15 @@ class Trainer:
             self.save()
 
     def act(self) -> None:
-        carry, decision = self.policy(self.carry, self.obs)
+        states = self.envs.states() if self.adviser else ()
+        carry, decision = self.policy(self.carry, self.obs, states, self.env_step)
         if self.replay is not None:
             row = {f"obs/{k}": torch.from_numpy(self.obs[k]) for k in self.spec}
             row |= {k: torch.from_numpy(self.obs[k]) for k in (*FLAGS, "reward")}
+            if decision.prior is not None:
+                prior = decision.prior
+                row |= {"prior": prior.logits, "mask": prior.mask}
+                row |= {"confidence": prior.confidence, "source": prior.source}
             self.replay.add(row | {"action": decision.action}, carry.latent)
         self.carry = carry
         self.obs = self.envs.step(decision.action.cpu().numpy())
@@ -112,6 +123,8 @@ class Trainer:
             self.window.append(episode.success)
             self.episodes += 1
             self.successes += episode.success
+            if self.adviser:
+                self.adviser.episode(episode.success, self.env_step)
             self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
 
     def learn(self) -> None:
@@ -134,6 +147,8 @@ class Trainer:
         if self.episodes:
             row["success/windowed"] = sum(self.window) / len(self.window)
             row["success/cumulative"] = self.successes / self.episodes
+        if self.adviser:
+            row |= self.adviser.metrics()
         row["time/wall_s"] = self.wall_s
         self.logger.metrics(self.env_step, row)
 
@@ -148,6 +163,10 @@ class Trainer:
         }
         if self.cfg.run.eval_greedy:
             self.greedy = score(self.evaluator.run(self.agent, self.env_step, greedy=True), set()).success
+        if self.adviser:
+            reader = self.adviser.reader(self.evaluator.episodes)
+            self.advised = score(self.evaluator.run(self.agent, self.env_step, adviser=reader), set()).success
+            values["eval/success_advised"] = self.advised
         self.curve.append([self.env_step, sampled.success])
         values["time/eval_s"] = time.monotonic() - started
         self.logger.evaluation(self.env_step, sampled.success, self.greedy, values)
@@ -157,7 +176,7 @@ class Trainer:
         self.logger.summary(
             make_summary(
                 env_id=self.cfg.env.id,
-                arm="none",
+                arm=self.cfg.llm.provider,
                 seed=self.cfg.seed,
                 env_steps=self.env_step,
                 gradient_steps=self.updates,
@@ -165,6 +184,8 @@ class Trainer:
                 status=status,
                 eval_curve=self.curve,
                 eval_success_greedy=self.greedy,
+                eval_success_advised=self.advised,
+                advice=self.adviser.metrics() if self.adviser else {},
             )
         )
 
@@ -208,6 +229,8 @@ class Trainer:
             "updates": self.updates,
             "curve": list(self.curve),
             "greedy": self.greedy,
+            "advised": self.advised,
+            "adviser": self.adviser.state_dict() if self.adviser else None,
             "window": list(self.window),
             "episodes": [self.episodes, self.successes],
             "layouts": sorted(self.layouts),
@@ -227,6 +250,9 @@ class Trainer:
         self.metrics.load_state_dict(state["metrics"])
         self.logger.load_state_dict(state["logger"])
         self.updates, self.curve, self.greedy = state["updates"], state["curve"], state["greedy"]
+        self.advised = state["advised"]
+        if self.adviser:
+            self.adviser.load_state_dict(state["adviser"])
         self.window.extend(state["window"])
         self.episodes, self.successes = state["episodes"]
         self.layouts = set(state["layouts"])

@@ -25,7 +25,7 @@ from lore.envs.minigrid import MiniGridAdapter
 from lore.envs.privileged import draw
 from lore.nn.distributions import symexp
 from lore.rng import generator
-from lore.types import Carry, ObsSpec
+from lore.types import Carry, GridState, ObsSpec
 
 Obs = dict[str, np.ndarray]
 
@@ -62,6 +62,10 @@ class Recorder:
     def __init__(self, env: MiniGridAdapter):
         self.env, self.obs_spec, self.action_names = env, env.obs_spec, env.action_names
         self.recording: Recording
+
+    @property
+    def state(self) -> GridState:
+        return self.env.state
 
     def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed)

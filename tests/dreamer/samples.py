@@ -66,6 +66,7 @@ def make_batch(B: int = 3, T: int = 6, seed: int = 0, spec: dict[str, ObsSpec] |
         index=index,
         prior=torch.zeros(B, T, ACTIONS),
         mask=torch.zeros(B, T, ACTIONS, dtype=torch.bool),
+        confidence=torch.zeros(B, T),
         source=torch.zeros(B, T, dtype=torch.uint8),
         beta=torch.zeros(B, T),
     )

@@ -44,6 +44,8 @@ def make_summary(
     status: str,
     eval_curve: Curve,
     eval_success_greedy: float | None,
+    eval_success_advised: float | None = None,
+    advice: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """All keys of summary.json.
 
@@ -51,15 +53,16 @@ def make_summary(
     the run. eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is its last
     value (None before the first evaluation). eval_success_greedy: greedy policy at the same moment.
 
-    Until runs have an adviser, the advice keys say so: eval_success_advised and cache_hit_rate are None (not
-    measured), llm_calls_used, llm_cost_usd and the influence are zero. Until runs have a health monitor,
-    alerts is empty.
+    eval_success_advised: the same with advice on, None without an adviser. advice: its llm/ metrics, empty
+    without. Until advice is mixed into a policy, influence is zero but for the share of advised steps; until
+    runs have a health monitor, alerts is empty.
 
     Raises ValueError for an unknown status.
     """
     if status not in STATUSES:
         raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
     curve = [[int(step), float(success)] for step, success in eval_curve]
+    advice = advice or {}
     return {
         "env_id": env_id,
         "arm": arm,
@@ -70,14 +73,18 @@ def make_summary(
         "status": status,
         "eval_success": curve[-1][1] if curve else None,
         "eval_success_greedy": eval_success_greedy,
-        "eval_success_advised": None,
+        "eval_success_advised": eval_success_advised,
         "eval_curve": curve,
         "steps_to_90": steps_to_90(curve),
         "auc": auc(curve),
-        "llm_calls_used": 0,
-        "llm_cost_usd": 0.0,
-        "cache_hit_rate": None,
-        "influence": {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0},
+        "llm_calls_used": int(advice.get("llm/calls_used", 0)),
+        "llm_cost_usd": advice.get("llm/cost_usd", 0.0),
+        "cache_hit_rate": advice.get("llm/cache_hit_rate"),
+        "influence": {
+            "mean_kl": 0.0,
+            "prior_share": advice.get("llm/prior_share", 0.0),
+            "argmax_flip_share": 0.0,
+        },
         "alerts": {},
     }
 
