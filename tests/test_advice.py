@@ -33,6 +33,15 @@ def test_the_scripted_adviser_solves_doorkey_for_a_handful_of_asks(tmp_path: Pat
     assert {row["provider"] for row in asks} == {"scripted competence=1.0 failure=independent seed=0"}
 
 
+def test_nothing_is_asked_about_a_state_that_ends_an_episode(tmp_path: Path) -> None:
+    folder = runs.run(tmp_path, *ALONE, "llm=uniform", "llm.budget_total=null", "env.max_steps=7")
+    ends = {row["env_step"] for row in rows(folder / "episodes.jsonl")}
+    asked = [row["env_step"] for row in rows(folder / "llm.jsonl")]
+    assert len(ends) > 50
+    # the first state of the next episode has the same env_step as the last of this: one ask at most is its
+    assert max(asked.count(step) for step in ends) <= 1
+
+
 def test_a_second_run_takes_its_answers_from_the_cache_and_is_charged_alike(tmp_path: Path) -> None:
     cache = f"llm.cache={tmp_path / 'answers.sqlite'}"
     options = [o for o in ALONE if not o.startswith("llm.cache")]

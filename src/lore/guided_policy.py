@@ -29,7 +29,9 @@ class Agent(Protocol):
 class Adviser(Protocol):
     """What acting needs of an adviser; LLMController is one."""
 
-    def advise(self, states: Sequence[GridState], env_step: int) -> Prior: ...
+    def advise(
+        self, states: Sequence[GridState], env_step: int, *, over: Sequence[bool] | None = None
+    ) -> Prior: ...
 
 
 @dataclass
@@ -69,7 +71,10 @@ class GuidedPolicy:
         seen = {k: torch.from_numpy(obs[k]).to(device) for k in self.spec}
         is_first = torch.from_numpy(obs["is_first"]).to(device)
         latent, belief = self.agent.infer(carry, seen, is_first, self.rng)
-        prior = None if self.adviser is None else self.adviser.advise(states, env_step)
+        prior = None
+        if self.adviser is not None:
+            over = obs["is_last"].tolist() if "is_last" in obs else None
+            prior = self.adviser.advise(states, env_step, over=over)
         logits = belief.logits
         if prior is not None:
             advised = (prior.source > 0).unsqueeze(-1).to(device)

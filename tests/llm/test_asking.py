@@ -197,7 +197,7 @@ def test_dollars_are_reserved_before_sending_for_every_try(tmp_path: Path) -> No
 
 def test_tokens_are_reserved_at_max_tokens_and_the_whole_prompt_for_every_try(tmp_path: Path) -> None:
     asked = question(max_tokens=50)
-    bound = 2 * (50 + len((asked.request.system + asked.request.prompt).encode()))
+    bound = 2 * (50 + len((asked.request.system + asked.request.prompt).encode()) + asking.EXTRA_TOKENS)
     for tokens, outcome in ((bound - 1, "budget"), (bound, "answered")):
         asker = make_asker(tmp_path / str(tokens), FakeProvider(), tokens=tokens, retries=1)
         assert asker.ask(asked).outcome == outcome

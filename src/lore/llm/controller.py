@@ -93,18 +93,22 @@ class LLMController:
         td_error: Sequence[float] | None = None,
         latched: Sequence[bool] | None = None,
         learned: Sequence[Weights | None] | None = None,
+        over: Sequence[bool] | None = None,
     ) -> Prior:
         """Advice for this step.
 
         env_step: of the run. td_error: of the step that led here, by environment. latched: where the gate
         allows asking, everywhere by default. learned: the distilled network's distribution where it is
-        confident.
+        confident. over: where the episode has ended: no action counts there, and nothing is decided.
         """
         arrived = self.asker.arrivals(env_step) if self.asker else None
         if arrived is not None:
             self._file(arrived)
-        advice = []
+        advice: list[_Advice | None] = []
         for i, state in enumerate(states):
+            if over is not None and over[i]:
+                advice.append(None)
+                continue
             if state.step == 0:
                 self._slots[i].running = False
             error = None if td_error is None else float(td_error[i])
