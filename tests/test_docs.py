@@ -31,10 +31,11 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
     train(cfg, tmp_path)
     advised = ["agent=prior", "llm.cache=null", "logger=quiet", "run.steps=600", "run.eval_episodes=2"]
     logged = logged_in(tmp_path)
-    for name in ("scripted", "anthropic"):  # the latter without a key
+    looks_around = ["llm=scripted", "llm.competence=0", "llm.failure=explore"]  # until all is explored
+    for name, adviser in {"plans": looks_around, "no key": ["llm=anthropic"]}.items():
         folder = tmp_path / name
         folder.mkdir()
-        train(compose([*advised, f"llm={name}", "env.max_steps=60"]), folder)
+        train(compose([*advised, *adviser, "env.max_steps=60"]), folder)
         logged |= logged_in(folder)
     table = DOCS.read_text(encoding="utf-8").split("## Names in metrics.jsonl")[1].split("\n## ")[0]
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

