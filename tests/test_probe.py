@@ -15,11 +15,11 @@ from lore.llm.providers import PROVIDERS, ProviderError, Reply, build_provider
 from lore.llm.providers.scripted import ScriptedOptions
 from lore.options import BadInput, Env
 from lore.probe import ProbeOptions, main
-from lore.probe_score import Row, brier, ece, figure, interval, measure
+from lore.probe_score import Row, brier, ece, figure, interval, measure, yardsticks
 from lore.situations import PATIENCE, TooFew, collect, rule, subgoal_of
 
 DOORKEY, UNLOCK = "MiniGrid-DoorKey-5x5-v0", "BabyAI-UnlockPickup-v0"
-ROOMS = "MiniGrid-MultiRoom-N2-S4-v0"
+DOORKEY8, ROOMS = "MiniGrid-DoorKey-8x8-v0", "MiniGrid-MultiRoom-N2-S4-v0"
 FEW = {"situations": 10, "example_sets": 2, "examples": 2}
 
 
@@ -113,6 +113,15 @@ def test_the_rule_is_a_yardstick_worth_having():
     kinds, actions = zip(*(rule(s.state) for s in found), strict=True)
     assert sum(k == s.subgoal for k, s in zip(kinds, found, strict=True)) >= 25
     assert sum(a in s.optimal for a, s in zip(actions, found, strict=True)) >= 22
+
+
+def test_one_plan_serves_all_of_doorkey_but_not_a_task_with_colors():
+    """The executor looks at the world, so the same words are right from the key to the goal."""
+    found = {env_id: yardsticks(situations_of(env_id, 20)) for env_id in (DOORKEY8, UNLOCK)}
+    doorkey, unlock = (found[env_id]["subgoal"] for env_id in (DOORKEY8, UNLOCK))
+    assert doorkey["one_plan"][0] >= 0.9 and doorkey["majority"][0] <= 0.7
+    assert unlock["majority"][0] < unlock["one_plan"][0] <= 0.8
+    assert found[DOORKEY8]["action"]["one_plan"][0] >= 0.9
 
 
 def test_calibration_by_hand():

@@ -19,13 +19,12 @@ import numpy as np
 
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
-from lore.llm.plan import Executor
 from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
 from lore.llm.providers import Named, Provider, ProviderError, Request, build_provider
 from lore.llm.providers.local import CUES
 from lore.options import BadInput, Env
 from lore.probe_score import Row, figure, measure, yardsticks
-from lore.situations import Situation, TooFew, collect, subgoal_of
+from lore.situations import Situation, TooFew, action_hit, collect, first_shares, subgoal_of
 from lore.types import GridState
 
 _SHORT = """\
@@ -185,17 +184,13 @@ def _ask(provider: Provider, request: Request, situation: Situation, row: Row) -
 
 
 def _judge(answer: Answer, situation: Situation, row: Row) -> None:
-    names = situation.env.action_names
-    shares = dict(zip(names, answer.weights or (), strict=False))
+    shares = dict(zip(situation.env.action_names, answer.weights or (), strict=False))
     row.confidence = answer.confidence
     if answer.plan is not None:
-        executor = Executor()
-        executor.start(answer.plan, tuple(names))
-        shares = executor.advance(situation.state).probs or {}
+        shares = first_shares(answer.plan, situation)
         row.executable = bool(shares)
         row.subgoal = float(subgoal_of(answer.plan, situation) == situation.subgoal)
-    best = [name for name, share in shares.items() if share == max(shares.values())]
-    row.action = sum(name in situation.optimal for name in best) / len(best) if best else 0.0
+    row.action = action_hit(shares, situation)
 
 
 def _costs(rows: Sequence[Row]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lore.llm.dsl import parse
 from lore.options import BadInput
-from lore.situations import Situation, rule
+from lore.situations import Situation, action_hit, first_shares, rule, subgoal_of
 
 RESAMPLES = 2000
 BINS = 10  # of the expected calibration error
@@ -43,20 +44,30 @@ class Row:
 
 
 def yardsticks(situations: Sequence[Situation]) -> dict[str, dict[str, list[float]]]:
-    """Accuracy with interval of guessing, of the best constant answer, and of `situations.rule`."""
+    """Accuracy with interval of what needs no adviser, for "action" and "subgoal".
+
+    chance: guessing. majority: the answer that is right most often. one_plan: the plan, of those that are
+    right somewhere here, that does best when it is given everywhere: the executor looks at the world, so one
+    plan can be right in every situation of a task. rule: `situations.rule`.
+    """
     names = situations[0].env.action_names
     rules = [rule(situation.state) for situation in situations]
     goals = Counter(situation.subgoal for situation in situations)
     hits = Counter(name for situation in situations for name in situation.optimal)
     best, goal = hits.most_common(1)[0][0], goals.most_common(1)[0][0]
+    plans = [parse(text) for text in sorted({situation.plan for situation in situations})]
+    led = {plan: [float(subgoal_of(plan, s) == s.subgoal) for s in situations] for plan in plans}
+    one = max(plans, key=lambda plan: sum(led[plan]))
     action = {
         "chance": [len(s.optimal) / len(names) for s in situations],
         "majority": [float(best in s.optimal) for s in situations],
+        "one_plan": [action_hit(first_shares(one, s), s) for s in situations],
         "rule": [float(act in s.optimal) for s, (_, act) in zip(situations, rules, strict=True)],
     }
     subgoal = {
         "chance": [1 / len(goals)] * len(situations),
         "majority": [float(goal == s.subgoal) for s in situations],
+        "one_plan": led[one],
         "rule": [float(kind == s.subgoal) for s, (kind, _) in zip(situations, rules, strict=True)],
     }
     return {
@@ -160,11 +171,11 @@ def figure(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 panel.plot(wording["by_set"], [at] * len(wording["by_set"]), "|", color="gray", ms=9)
                 panel.plot(value, at, "o", color="tab:blue", ms=5)
         for (name, (value, *_)), style in zip(
-            first["yardsticks"][what].items(), (":", "--", "-"), strict=True
+            first["yardsticks"][what].items(), (":", "--", "-.", "-"), strict=True
         ):
             panel.axvline(value, color="tab:red", lw=1, ls=style, label=name)
         panel.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel=f"{what} accuracy")
         panel.set_yticks(range(len(labels)), labels)
-    drawing.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    drawing.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     drawing.suptitle(first["env_id"])
     drawing.savefig(path, dpi=110)

@@ -7,7 +7,7 @@ there. Right is what a player who sees the whole grid would do; see `Situation`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +121,19 @@ def subgoal_of(plan: Program, situation: Situation) -> str | None:
 
     touch = next(touches(env, choose), None)
     return None if touch is None else _subgoal(touch, situation.state)
+
+
+def first_shares(plan: Program, situation: Situation) -> dict[str, float]:
+    """The actions with which a plan begins here, and their shares; empty where it cannot."""
+    executor = Executor()
+    executor.start(plan, tuple(situation.env.action_names))
+    return executor.advance(situation.state).probs or {}
+
+
+def action_hit(shares: Mapping[str, float], situation: Situation) -> float:
+    """Share of the advised actions, those with most weight, that are optimal; 0 without any."""
+    best = [name for name, share in shares.items() if share == max(shares.values())]
+    return sum(name in situation.optimal for name in best) / len(best) if best else 0.0
 
 
 def rule(state: GridState) -> tuple[str, str]:
