@@ -70,6 +70,7 @@ def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.Mo
         (["agent=prior", "llm=scripted", "llm.ledger=/x"], "llm.ledger_limit", "is needed"),
         (["agent=prior", "llm=scripted", "llm.competence=2"], "llm.competence", "between 0 and 1"),
         (["agent=prior", "llm=recorded"], "llm.dataset", "cannot be used"),
+        (["agent=prior", "llm=local", "llm.calibration=batch"], "llm.calibration", "asked before"),
         (["agent=prior", "llm=scripted", "llm.plateau_window=1"], "llm.plateau_window", "at least 2"),
     ],
 )

@@ -21,7 +21,7 @@ from lore.llm.journal import Journal
 from lore.llm.ledger import SweepLedger
 from lore.llm.providers import build_provider
 from lore.llm.triggers import Triggers
-from lore.options import Config
+from lore.options import BadInput, Config
 from lore.random_agent import RandomAgent
 from lore.replay import ReplayBuffer, columns
 from lore.rng import generator
@@ -58,6 +58,10 @@ def build_adviser(
     llm = cfg.llm
     if llm.provider == "none":
         return None
+    if llm.provider == "local" and llm.calibration == "batch":
+        raise BadInput(
+            "llm.calibration", "batch depends on what was asked before; a run takes contextual or none"
+        )
     ledger = None
     if llm.ledger is not None and llm.ledger_limit is not None:
         ledger = SweepLedger(Path(llm.ledger).expanduser(), llm.ledger_limit)
