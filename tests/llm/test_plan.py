@@ -203,6 +203,9 @@ def test_a_step_is_about_the_thing_it_began_with():
     box = begin("toggle(box); left")
     assert actions_of(box.advance(draw("#>X.X"))) == {"toggle"}
     assert actions_of(box.advance(draw("#>..X"))) == {"left"}  # one box is opened, not all
+    gone = begin("toggle; left")
+    assert actions_of(gone.advance(draw("#>d#"))) == {"toggle"}
+    assert gone.advance(draw("####\n#>.#\n####")).reason == "all explored, and no red door"  # another world
     taken = begin("toggle(box); left")
     assert actions_of(taken.advance(draw("#>X.."))) == {"toggle"}
     assert actions_of(taken.advance(draw("#>...", LETTERS["X"]))) == {"drop"}  # taken instead of opened

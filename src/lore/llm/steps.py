@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,15 +86,11 @@ def _face(target: Target, scene: Scene, memo: Memo) -> Moves:
 
 
 def _pickup(target: Target | None, scene: Scene, memo: Memo) -> Moves:
+    target = target or _ahead(scene, memo, PORTABLE)
     if target is None:
-        ahead = scene.thing(scene.ahead)
-        if not memo.things and ahead.kind not in PORTABLE:
-            if scene.hand is None:
-                raise Stuck("nothing ahead to pick up")
-            return DONE
-        memo.things = memo.things or {scene.ahead: ahead}
-        thing = next(iter(memo.things.values()))
-        target = Target(thing.kind, thing.color)
+        if scene.hand is None:
+            raise Stuck("nothing ahead to pick up")
+        return DONE
     things = scene.find(target)
     fitting = _fitting_keys(things, scene)
     if scene.holds(target) and not (fitting and scene.key not in {key.color for key in fitting.values()}):
@@ -112,18 +108,16 @@ def _pickup(target: Target | None, scene: Scene, memo: Memo) -> Moves:
 
 
 def _toggle(target: Target | None, scene: Scene, memo: Memo) -> Moves:
-    ahead = scene.thing(scene.ahead)
-    if target is None and not memo.things:
-        if ahead.kind not in ("door", "box"):
-            raise Stuck("nothing ahead to toggle")
-        memo.things = {scene.ahead: ahead}
-    if target is not None and scene.holds(target):
+    target = target or _ahead(scene, memo, ("door", "box"))
+    if target is None:
+        raise Stuck("nothing ahead to toggle")
+    if scene.holds(target):
         memo.things = {}
         return scene.put_down()
-    shut = target is not None and target.state == "open"  # what it wants is to see the door shut
+    shut = target.state == "open"  # what it wants is to see the door shut
     if any(_toggled(old, scene.thing(cell), shut) for cell, old in memo.things.items()):
         return DONE
-    things = memo.things if target is None else memo.bind(scene, target)
+    things = memo.bind(scene, target)
     usable = {cell: t for cell, t in things.items() if _usable(t, scene.key, shut)}
     toggle = scene.act("toggle")
     if scene.ahead in usable:
@@ -139,7 +133,7 @@ def _toggle(target: Target | None, scene: Scene, memo: Memo) -> Moves:
     for thing in things.values():
         if thing.state == "locked" and not _usable(thing, scene.key, shut):
             raise Stuck(f"no {thing.color} key in hand for the locked door")
-    return scene.explore(_missing(target or Target(ahead.kind), things))
+    return scene.explore(_missing(target, things))
 
 
 def _drop(target: Target | None, scene: Scene, memo: Memo) -> Moves:
@@ -181,6 +175,14 @@ def _turn(scene: Scene, direction: int) -> Moves:
 
 def _wait(target: None, scene: Scene, memo: Memo) -> Moves:
     return DONE if scene.state.step != memo.step else scene.act("done")
+
+
+def _ahead(scene: Scene, memo: Memo, kinds: Collection[str]) -> Target | None:
+    """What a step without a target is about: the thing that was ahead when it began."""
+    if not memo.things and scene.thing(scene.ahead).kind in kinds:
+        memo.things = {scene.ahead: scene.thing(scene.ahead)}
+    about = next(iter(memo.things.values()), None)
+    return None if about is None else Target(about.kind, about.color)
 
 
 def _preferred(target: Target, things: dict[Cell, Thing], scene: Scene) -> Iterator[dict[Cell, Thing]]:
