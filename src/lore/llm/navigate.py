@@ -34,11 +34,11 @@ class Ground:
     """What is known of the floor. Sets: free (can be walked on), shut (can be, once a door is opened or a
     thing is taken away), unseen (beside known cells or between them).
 
-    key: color of the key in hand, or empty text. can: names of the task's actions. clear: things may be taken
+    key: color of the key in hand, if any. can: names of the task's actions. clear: things may be taken
     away. Lava is never walked on. The agent's own cell is free, whatever it is said to be.
     """
 
-    def __init__(self, state: GridState, key: str, can: Collection[str], clear: bool = False) -> None:
+    def __init__(self, state: GridState, key: str | None, can: Collection[str], clear: bool = False) -> None:
         px, py = state.position
         cells = {
             (x, y): thing
@@ -168,8 +168,8 @@ def walkable(thing: Thing) -> bool:
     return thing.kind in _WALKABLE or (thing.kind == "door" and thing.state == "open")
 
 
-def opens(thing: Thing, key: str) -> bool:
-    """Whether `toggle` opens that door. key: color of the key in hand, or empty text."""
+def opens(thing: Thing, key: str | None) -> bool:
+    """Whether `toggle` opens that door. key: color of the key in hand, if any."""
     return thing.kind == "door" and (
         thing.state == "closed" or (thing.state == "locked" and thing.color == key)
     )

@@ -34,7 +34,7 @@ class Scene:
         dx, dy = STEPS[self.direction]
         self.ahead: Cell = (self.position[0] + dx, self.position[1] + dy)
         self._answers: dict[Ask, bool] = {}
-        self.key = self.hand.color if self.hand is not None and self.hand.kind == "key" else ""
+        self.key = self.hand.color if self.hand is not None and self.hand.kind == "key" else None
 
     @cached_property
     def ground(self) -> Ground:
@@ -99,7 +99,7 @@ class Scene:
 
     def clears(self, things: Mapping[Cell, Thing], face: bool = False) -> bool:
         """Whether there would be one with an empty hand that takes away what is in the way."""
-        ground = Ground(self.state, "", self.actions, clear=True)
+        ground = Ground(self.state, None, self.actions, clear=True)
         return ground.ways({0: _goals(ground, things, face)}) is not None
 
     def walk(self, things: Mapping[Cell, Thing], face: bool = False) -> Moves | None:
@@ -131,7 +131,7 @@ class Scene:
     def _grounds(self) -> Iterator[Ground]:
         yield self.ground
         if self.hand is None:
-            yield Ground(self.state, "", self.actions, clear=True)
+            yield Ground(self.state, None, self.actions, clear=True)
 
     def act(self, action: str) -> Moves:
         if action not in self.actions:

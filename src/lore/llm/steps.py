@@ -205,7 +205,7 @@ def _toggled(old: Thing, now: Thing, shut: bool) -> bool:
     return (old.state == "open", now.state == "open") == (shut, not shut)
 
 
-def _usable(thing: Thing, key: str, shut: bool) -> bool:
+def _usable(thing: Thing, key: str | None, shut: bool) -> bool:
     """Whether toggling brings what the step wants. shut: it wants an open door closed."""
     return thing.kind == "box" or (thing.state == "open" if shut else opens(thing, key))
 
