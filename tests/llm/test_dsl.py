@@ -236,13 +236,16 @@ def test_what_is_refused_and_why(text, kind, message):
     ids=lambda text: f"{text[:12]!a}x{len(text)}",
 )
 def test_hostile_text_costs_milliseconds(text):
-    began = time.thread_time()
-    try:
-        again = str(parse(text))
-        assert parse(again) == parse(text)
-    except BadPlan as refused:
-        assert refused.kind in BAD_PLAN_KINDS
-    assert time.thread_time() - began < 0.15  # three parses; a few milliseconds each on an idle core
+    costs = []
+    for _ in range(3):  # the best of three: collecting a whole session's garbage may fall into one
+        began = time.thread_time()
+        try:
+            again = str(parse(text))
+            assert parse(again) == parse(text)
+        except BadPlan as refused:
+            assert refused.kind in BAD_PLAN_KINDS
+        costs.append(time.thread_time() - began)
+    assert min(costs) < 0.15  # three parses; a few milliseconds each on an idle core
 
 
 def test_random_programs_survive_writing_and_reading():
