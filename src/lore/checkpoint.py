@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from lore.durable import sync_folder
 from lore.replay import ReplayBuffer
 
 KEEP = 2
@@ -81,9 +82,9 @@ class Checkpoints:
             _write(partial / "replay.pt", latents)
         _write(partial / "segments.json", segments)
         _write(partial / "state.pt", state)
-        _sync(partial)
+        sync_folder(partial)
         os.rename(partial, final)
-        _sync(self.dir)
+        sync_folder(self.dir)
         self._prune()
 
     def load(self) -> dict[str, Any] | None:
@@ -126,7 +127,7 @@ class Checkpoints:
         partial = path.with_suffix(".partial")
         _write(partial, values)
         os.rename(partial, path)
-        _sync(path.parent)
+        sync_folder(path.parent)
 
     def _prune(self) -> None:
         found = sorted(self.dir.glob("step-*"))
@@ -168,11 +169,3 @@ def _read(path: Path) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
         raise Unreadable(f"cannot read {path} ({type(error).__name__})") from error
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

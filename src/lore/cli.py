@@ -52,36 +52,44 @@ def train_main(argv: Sequence[str] | None = None) -> int:
             return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
         return _launch(arguments)
     except BadInput as error:
-        return refuse(TRAIN, error)
+        return _refuse(TRAIN, error)
     except KeyboardInterrupt:
-        return say_interrupted(TRAIN)
+        return _say_interrupted(TRAIN)
 
 
 def eval_main(argv: Sequence[str] | None = None) -> int:
     """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(arguments):
-        print(EVAL_HELP + config.defaults(EvalOptions), end="")
-        return DONE
-    try:
-        options = config.eval_options(arguments)
-        if not (Path(options.run) / "config.yaml").is_file():
-            raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
-        print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
-        cfg = _stored(Path(options.run))
-        from lore.evaluate import main
+    return guarded(EVAL, argv, _eval)
 
-        main(options, cfg)
+
+def guarded(command: str, argv: Sequence[str] | None, work: Callable[[list[str]], None]) -> int:
+    """Run a command's work on its arguments. Every error becomes a line on stderr and an exit status."""
+    try:
+        work(list(sys.argv[1:] if argv is None else argv))
     except BadInput as error:
-        return refuse(EVAL, error)
+        return _refuse(command, error)
     except KeyboardInterrupt:
-        return say_interrupted(EVAL)
+        return _say_interrupted(command)
     except Exception as error:
-        if debugging():
+        if _debug():
             raise
-        print(f"{EVAL}: {brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
+        print(f"{command}: {_brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
         return FAILED
     return DONE
+
+
+def _eval(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        print(EVAL_HELP + config.defaults(EvalOptions), end="")
+        return
+    options = config.eval_options(arguments)
+    if not (Path(options.run) / "config.yaml").is_file():
+        raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
+    print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
+    cfg = _stored(Path(options.run))
+    from lore.evaluate import main
+
+    main(options, cfg)
 
 
 def bench_main(argv: Sequence[str] | None = None) -> int:
@@ -102,9 +110,9 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 
         main(cfg, profile)
     except BadInput as error:
-        return refuse(BENCH, error)
+        return _refuse(BENCH, error)
     except KeyboardInterrupt:
-        return say_interrupted(BENCH)
+        return _say_interrupted(BENCH)
     return DONE
 
 
@@ -146,7 +154,7 @@ def _status_of(job: Callable[[], None]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else DONE
     except Exception as error:  # raised outside the job: Hydra refused the command
-        if debugging():
+        if _debug():
             raise
         raise config.explain(error) from error
     return DONE
@@ -164,7 +172,7 @@ def _job(node: DictConfig, run_dir: Path, command: list[str]) -> int:
         run_folder.claim(run_dir)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
-        return refuse(TRAIN, error)
+        return _refuse(TRAIN, error)
     run_folder.write_start(run_dir, config.to_yaml(cfg), cfg, command)
     return _train(cfg, run_dir)
 
@@ -189,16 +197,16 @@ def _train(cfg: Config, run_dir: Path) -> int:
         ended = train(cfg, run_dir)
     except BadInput as error:
         run_folder.write_failure(run_dir, cfg, error)
-        return refuse(TRAIN, error)
+        return _refuse(TRAIN, error)
     except KeyboardInterrupt:
-        return say_interrupted(TRAIN, run_dir)
+        return _say_interrupted(TRAIN, run_dir)
     except Exception as error:  # noqa: BLE001  (every failure is recorded and reported, none is hidden)
         trace = run_folder.write_failure(run_dir, cfg, error)
-        if debugging():
+        if _debug():
             sys.excepthook(type(error), error, error.__traceback__)
-        print(f"{TRAIN}: {brief(error)}; traceback in {trace}", file=sys.stderr)
+        print(f"{TRAIN}: {_brief(error)}; traceback in {trace}", file=sys.stderr)
         return FAILED
-    return say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
+    return _say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
 
 
 def _announce(cfg: Config, before: str = "") -> None:
@@ -253,20 +261,20 @@ def _argv(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def debugging() -> bool:
+def _debug() -> bool:
     return os.environ.get("LORE_DEBUG") == "1"
 
 
-def brief(error: BaseException) -> str:
+def _brief(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def refuse(command: str, error: BadInput) -> int:
+def _refuse(command: str, error: BadInput) -> int:
     print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return BAD_INPUT
 
 
-def say_interrupted(command: str, run_dir: Path | None = None) -> int:
+def _say_interrupted(command: str, run_dir: Path | None = None) -> int:
     rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED

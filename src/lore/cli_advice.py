@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lore import config
-from lore.cli import DONE, FAILED, brief, debugging, refuse, say_interrupted
+from lore.cli import guarded
 from lore.options import BadInput, Config
 
 PROBE, RECORD = "lore-probe", "lore-record"
@@ -34,27 +33,12 @@ export takes lore-train's env= and llm= too (the adviser that explores). Keys of
 
 def probe_main(argv: Sequence[str] | None = None) -> int:
     """lore-probe: how good an adviser is before it touches training. Returns the exit status."""
-    return _run(PROBE, argv, _probe)
+    return guarded(PROBE, argv, _probe)
 
 
 def record_main(argv: Sequence[str] | None = None) -> int:
     """lore-record export, import or stats. Returns the exit status."""
-    return _run(RECORD, argv, _record)
-
-
-def _run(command: str, argv: Sequence[str] | None, work: Callable[[list[str]], None]) -> int:
-    try:
-        work(list(sys.argv[1:] if argv is None else argv))
-    except BadInput as error:
-        return refuse(command, error)
-    except KeyboardInterrupt:
-        return say_interrupted(command)
-    except Exception as error:
-        if debugging():
-            raise
-        print(f"{command}: {brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
-        return FAILED
-    return DONE
+    return guarded(RECORD, argv, _record)
 
 
 def _probe(arguments: list[str]) -> None:

@@ -16,16 +16,15 @@ from lore.envs.minigrid import MiniGridAdapter
 from lore.envs.oracle import optimal_actions
 from lore.llm.dsl import Program
 from lore.llm.plan import Executor
-from lore.llm.prompt import policy_key
+from lore.llm.prompt import policy_key, relative
 from lore.rng import seed_of
-from lore.types import Cell, GridState, Thing
+from lore.types import STEPS, Cell, GridState, Thing
 
 SHORTEST, LONGEST = 0.2, 0.8  # share of random steps in an episode, drawn anew for each
 EPISODE = 100  # steps after which the next episode begins
 WALK = 150  # steps in which a way must come to the thing that it leads to
 PATIENCE = 30  # episodes without a new situation before the task is said to have no more
 EXPLORE = "explore"
-_AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))
 Choose = Callable[[MiniGridAdapter], str | None]
 """Environment -> the next action, or None to stop."""
 
@@ -158,13 +157,6 @@ def rule(state: GridState) -> tuple[str, str]:
     return kind, "forward" if forward else "right" if right > 0 else "left"
 
 
-def relative(state: GridState, cell: Cell) -> tuple[int, int]:
-    """(cells ahead, cells to the right) of the agent."""
-    dx, dy = cell[0] - state.position[0], cell[1] - state.position[1]
-    fx, fy = _AHEAD[state.direction]
-    return dx * fx + dy * fy, dy * fx - dx * fy
-
-
 def _one(env: MiniGridAdapter, stream: int, keys: set[str]) -> Situation | None:
     """Play an episode; one of its new situations, each as likely as the others."""
     rng = np.random.default_rng(stream)
@@ -219,7 +211,7 @@ def _seen(state: GridState, kind: str) -> list[Cell]:
 
 
 def _front(state: GridState) -> Cell:
-    (x, y), (dx, dy) = state.position, _AHEAD[state.direction]
+    (x, y), (dx, dy) = state.position, STEPS[state.direction]
     return x + dx, y + dy
 
 

@@ -102,6 +102,8 @@ class Batch:
 
 Cell = tuple[int, int]
 """(x, y): x grows to the east, y to the south."""
+STEPS: tuple[Cell, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""What one step adds to a cell, by direction: east, south, west, north."""
 
 
 class Thing(NamedTuple):

@@ -114,12 +114,13 @@ class Asker:
         request, told = question.request, self._told(question)
         stored = self._look_up(request) if self.journal.peek() is None else None
         free = stored is not None or (told is not None and told["cached"])
-        refusal = self._refusal(question, free)
+        bounds = (0.0, 0) if free else self._bounds(request)
+        refusal = self._refusal(question, free, bounds)
         if refusal:
             return Asked(question, refusal)
         if told is None and self.journal.peek() is not None:
             raise RuntimeError(self._mismatch(question))
-        number = self.budget.reserve(*(0.0, 0) if free else self._bounds(request))
+        number = self.budget.reserve(*bounds)
         assert number is not None
         self._open = question, number
         self.counts["asked"] += 1
@@ -191,11 +192,11 @@ class Asker:
             "answer_version": ANSWER_VERSION,
         }
 
-    def _refusal(self, question: Question, free: bool) -> str:
+    def _refusal(self, question: Question, free: bool, bounds: tuple[float, int]) -> str:
         """Why this is not asked, or empty text. The breaker comes last: its yes begins a trial."""
         if self.swept and not free:
             return "sweep_budget"
-        if not self.budget.can_reserve(*(0.0, 0) if free else self._bounds(question.request)):
+        if not self.budget.can_reserve(*bounds):
             return "budget"
         return "" if free or self.breaker.allow(question.env_step) else "breaker"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lore.llm.answer import Answer
 from lore.llm.asking import Asked, Asker, Question
@@ -300,7 +301,7 @@ def _read_answer(stored: list[Any]) -> Answer:
 
 
 def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
-    """Logits are log((1 - FLOOR) p + FLOOR / A); an action without a share is masked."""
+    """An action without a share is masked."""
     weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
     mask = torch.ones(len(advice), num_actions, dtype=torch.bool)
     confidence = torch.zeros(len(advice))
@@ -311,4 +312,9 @@ def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
             mask[i] = weights[i] > 0
             confidence[i] = one.confidence
             source[i] = SOURCES.index(one.source)
-    return Prior(((1.0 - FLOOR) * weights + FLOOR / num_actions).log(), mask, confidence, source)
+    return Prior(prior_logits(weights), mask, confidence, source)
+
+
+def prior_logits(probs: Tensor) -> Tensor:
+    """Log of an advised distribution (..., A), no action below FLOOR / A."""
+    return ((1.0 - FLOOR) * probs + FLOOR / probs.shape[-1]).log()

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lore.durable import sync_folder
+
 
 class Journal:
     """Records in order, one JSON object a line, and a position: after the last record that was used.
@@ -26,7 +28,7 @@ class Journal:
         self.path = path
         self.torn = 0
         self._file = path.open("ab", buffering=0)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -90,12 +92,3 @@ class Journal:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         self._file.close()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

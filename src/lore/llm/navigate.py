@@ -12,7 +12,6 @@ from typing import NamedTuple
 from lore.llm.dsl import PORTABLE
 from lore.types import Cell, GridState, Thing
 
-STEPS: tuple[Cell, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
 REACH = 48  # cells farther away than this, in x or y, are not looked at
 TAKE_COST = 10  # of a cell from which something has to be taken away: rather a detour of that many actions
 

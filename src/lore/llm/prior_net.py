@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lore.llm.controller import FLOOR
+from lore.llm.controller import prior_logits
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 from lore.rng import generator
 from lore.types import SOURCES
@@ -90,8 +90,7 @@ class PriorNet(nn.Module):
     @torch.no_grad()
     def logits(self, feat: Tensor) -> Tensor:
         """feat (N, F) -> prior logits (N, A) for imagination: log of the mean advice over its floor."""
-        mean = self._log_probs(feat).exp().mean(0)
-        return ((1 - FLOOR) * mean + FLOOR / mean.shape[-1]).log()
+        return prior_logits(self._log_probs(feat).exp().mean(0))
 
     def _log_probs(self, feat: Tensor) -> Tensor:
         """feat (N, F) -> (K, N, A), float32."""

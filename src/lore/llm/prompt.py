@@ -10,7 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from lore.llm.dsl import COLORS
-from lore.types import Cell, GridState, Thing
+from lore.types import STEPS, Cell, GridState, Thing
 
 PROMPT_VERSION = "1"  # raise it with any change of the words below: stored answers are filed under it
 NEAREST = 8  # of several alike, those that are listed; the rest are counted
@@ -19,7 +19,6 @@ _THINGS = frozenset(("door", "key", "ball", "box", "goal", "lava"))
 _PLAIN = frozenset(("goal", "lava", "wall", "floor"))  # their color and state tell nothing
 _BARRED = frozenset(("wall", "lava", "key", "ball", "box"))
 _UNSEEN = Thing("unseen")
-_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 _SIDES = ("ahead", "right", "behind", "left")  # by turns to the right
 
 _SYSTEM = """\
@@ -80,7 +79,7 @@ def describe(state: GridState) -> str:
     before: dict[str, list[Cell]] = defaultdict(list)
     for cell, thing in state.cells.items():
         if thing.kind in _THINGS:
-            (now if cell in state.visible else before)[_name(thing)].append(_relative(state, cell))
+            (now if cell in state.visible else before)[_name(thing)].append(relative(state, cell))
     return "\n".join(
         [
             f"Mission: {state.mission}",
@@ -103,7 +102,7 @@ def policy_key(state: GridState) -> str:
     """`plan_key`, and a digest of where those things and the walls beside the agent are, as it faces."""
     marks = {"unseen": "?", "wall": "#"}
     beside = "".join(marks.get(thing.kind, ".") for _, thing in _around(state))
-    places = sorted((label, *_relative(state, cell)) for label, cell in _labels(state))
+    places = sorted((label, *relative(state, cell)) for label, cell in _labels(state))
     return f"{plan_key(state)}|{blake2b(repr((beside, places)).encode(), digest_size=8).hexdigest()}"
 
 
@@ -133,16 +132,16 @@ def _hand(state: GridState) -> str:
     return _name(state.carrying) if state.carrying else "nothing"
 
 
-def _relative(state: GridState, cell: Cell) -> Cell:
+def relative(state: GridState, cell: Cell) -> Cell:
     """(cells ahead, cells to the right) of the agent as it faces; behind and left are negative."""
     dx, dy = cell[0] - state.position[0], cell[1] - state.position[1]
-    fx, fy = _STEPS[state.direction]
+    fx, fy = STEPS[state.direction]
     return dx * fx + dy * fy, dy * fx - dx * fy
 
 
 def _around(state: GridState) -> list[tuple[str, Thing]]:
     x, y = state.position
-    steps = (_STEPS[(state.direction + turn) % 4] for turn in range(4))
+    steps = (STEPS[(state.direction + turn) % 4] for turn in range(4))
     beside = (state.cells.get((x + dx, y + dy), _UNSEEN) for dx, dy in steps)
     return list(zip(_SIDES, beside, strict=True))
 
@@ -182,7 +181,7 @@ def _unexplored(state: GridState) -> str:
         if thing.state in ("closed", "locked"):
             doors = True
         else:
-            edges.append(_relative(state, cell))
+            edges.append(relative(state, cell))
     if edges:
         return f"nearest edge {_place(min(edges, key=_distance))}"
     return "only behind doors" if doors else "nothing"

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 from lore.llm.dsl import PORTABLE, AllOf, AnyOf, Ask, Not, Target, Test
-from lore.llm.navigate import STEPS, Ground, Poses, join, walkable
-from lore.types import Cell, GridState, Thing
+from lore.llm.navigate import Ground, Poses, join, walkable
+from lore.types import STEPS, Cell, GridState, Thing
 
 Moves = tuple[str, ...]
 """Actions that are equally good now."""

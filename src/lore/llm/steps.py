@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lore.llm.dsl import PORTABLE, Explore, Step, Target
-from lore.llm.navigate import STEPS, opens, walkable
+from lore.llm.navigate import opens, walkable
 from lore.llm.scene import Moves, Scene, Stuck
-from lore.types import Cell, Thing
+from lore.types import STEPS, Cell, Thing
 
 DONE: Moves = ()
 """The world is as the step wants it."""

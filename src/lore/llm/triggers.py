@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from typing import Any
 
-from lore.types import GridState
+from lore.types import STEPS, GridState
 
 NAMES = ("novelty", "td_error", "plateau", "boundary")
 
@@ -82,7 +82,7 @@ class Boundary:
         got_key = carried != self.carried and carried.startswith("key")
         was_shut = None if self.ahead is None else state.cells.get((self.ahead[0], self.ahead[1]))
         opened = was_shut is not None and was_shut.state == "open"
-        dx, dy = ((1, 0), (0, 1), (-1, 0), (0, -1))[state.direction]
+        dx, dy = STEPS[state.direction]
         ahead = (state.position[0] + dx, state.position[1] + dy)
         door = state.cells.get(ahead)
         self.carried = carried
