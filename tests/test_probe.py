@@ -12,8 +12,7 @@ from lore.llm.dsl import parse
 from lore.llm.plan import Executor
 from lore.llm.prompt import SYSTEM, describe
 from lore.llm.providers import PROVIDERS, ProviderError, Reply, build_provider
-from lore.llm.providers.scripted import ScriptedOptions
-from lore.options import BadInput, Env
+from lore.options import LLM, BadInput, Env
 from lore.probe import ProbeOptions, main
 from lore.probe_score import Row, brier, ece, figure, interval, measure, yardsticks
 from lore.situations import PATIENCE, TooFew, collect, rule, subgoal_of
@@ -98,7 +97,7 @@ def test_a_task_with_few_situations_says_so():
         situations_of("MiniGrid-Empty-5x5-v0", 1000)
     assert PATIENCE > 10
     with pytest.raises(BadInput) as error:
-        main(ProbeOptions(situations=1000), Env(id="MiniGrid-Empty-5x5-v0"), ScriptedOptions())
+        main(ProbeOptions(situations=1000), Env(id="MiniGrid-Empty-5x5-v0"), LLM("scripted"))
     assert error.value.key == "situations"
 
 
@@ -161,7 +160,7 @@ def test_oracle_and_uniform_are_the_ends_of_the_scale(capsys):
 
 
 def test_a_good_plan_scores_on_both_counts():
-    result = main(ProbeOptions(**FEW), Env(id=DOORKEY), ScriptedOptions())["wordings"]["full"]
+    result = main(ProbeOptions(**FEW), Env(id=DOORKEY), LLM("scripted"))["wordings"]["full"]
     assert result["subgoal"]["accuracy"][0] >= 0.9 and result["action"]["accuracy"][0] >= 0.8
     assert result["executable"] == [1.0, 1.0, 1.0] and len(result["action"]["by_set"]) == 2
 
@@ -201,7 +200,7 @@ def test_a_paid_adviser_needs_a_limit_and_keeps_it(spy):
 
 def test_raw_answers_and_a_figure_are_left_behind(tmp_path):
     pytest.importorskip("matplotlib")
-    result = main(ProbeOptions(**FEW, out=str(tmp_path)), Env(id=DOORKEY), ScriptedOptions(competence=0.5))
+    result = main(ProbeOptions(**FEW, out=str(tmp_path)), Env(id=DOORKEY), LLM("scripted", competence=0.5))
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     labels = [json.loads(line) for line in (tmp_path / "situations.jsonl").read_text().splitlines()]
     assert len(answers) == 40 and len(labels) == 10
@@ -223,13 +222,13 @@ def test_without_matplotlib_the_probe_says_so_before_it_asks(spy, monkeypatch, t
 @pytest.mark.parametrize("key", ["situations", "example_sets", "examples", "max_tokens"])
 def test_numbers_that_cannot_be_are_refused_by_name(key):
     with pytest.raises(BadInput) as error:
-        main(ProbeOptions(**{key: -1}), Env(id=DOORKEY), ScriptedOptions())
+        main(ProbeOptions(**{key: -1}), Env(id=DOORKEY), LLM("scripted"))
     assert error.value.key == key
 
 
 def test_scripted_stands_where_it_says():
     """The scale's ends: at competence 0 it is no better than guessing the subgoal."""
-    result = main(ProbeOptions(**FEW), Env(id=UNLOCK), ScriptedOptions(competence=0.0))
+    result = main(ProbeOptions(**FEW), Env(id=UNLOCK), LLM("scripted", competence=0.0))
     guess = result["yardsticks"]["subgoal"]["chance"][0]
     assert result["wordings"]["full"]["subgoal"]["accuracy"][0] <= guess
-    assert build_provider(ScriptedOptions()).name == "scripted" and probe_score.BINS == 10
+    assert build_provider(LLM("scripted")).name == "scripted" and probe_score.BINS == 10

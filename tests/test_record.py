@@ -13,13 +13,12 @@ from lore.llm.prompt import SYSTEM, describe, plan_key
 from lore.llm.providers import ProviderError, Reply, Request
 from lore.llm.providers.recorded import (
     Prompt,
-    RecordedOptions,
     RecordedProvider,
     load,
     prompt_id,
     read_prompts,
 )
-from lore.options import BadInput, Env
+from lore.options import LLM, BadInput, Env
 from lore.record import ExportOptions, ImportOptions, StatsOptions, export, import_answers, read_answers
 
 TASK = "MiniGrid-DoorKey-5x5-v0"
@@ -235,7 +234,7 @@ def test_a_data_set_goes_from_export_to_replay(tmp_path):
     data = load(folder)
     assert list(data.answers) == list(data.prompts)  # in their order, whatever that of the answers was
 
-    provider = RecordedProvider(RecordedOptions(dataset=str(folder)))
+    provider = RecordedProvider(LLM("recorded", dataset=str(folder), share_plans=False))
     prompt = next(iter(data.prompts.values()))
     actions = tuple(data.header.actions)
     env = doorkey()

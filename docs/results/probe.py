@@ -18,9 +18,8 @@ import torch
 from lore.envs.make import make_env
 from lore.llm.dsl import parse
 from lore.llm.providers import Request
-from lore.llm.providers.local import LocalOptions, candidates
-from lore.llm.providers.scripted import ScriptedOptions
-from lore.options import Env
+from lore.llm.providers.local import BUNDLED, candidates
+from lore.options import LLM, Env
 from lore.probe import ProbeOptions, main
 from lore.probe_score import figure, interval
 from lore.situations import action_hit, collect, first_shares, subgoal_of
@@ -30,10 +29,10 @@ SITUATIONS, SETS = 32, 5
 TASKS = {"doorkey8": "MiniGrid-DoorKey-8x8-v0", "babyai_unlockpickup": "BabyAI-UnlockPickup-v0"}
 CONTROLS = ("oracle", "shuffled", "uniform", "adversarial", "none")
 ADVISERS: dict[str, Any] = {
-    **{f"scripted-{c}": ScriptedOptions(competence=c) for c in (1.0, 0.8, 0.5, 0.0)},
+    **{f"scripted-{c}": LLM("scripted", competence=c) for c in (1.0, 0.8, 0.5, 0.0)},
     **{name: SimpleNamespace(provider=name) for name in CONTROLS},
-    "local-plan": LocalOptions(scoring="plan"),
-    "local-action": LocalOptions(scoring="action"),
+    "local-plan": LLM("local", model=BUNDLED, timeout_s=60.0, scoring="plan"),
+    "local-action": LLM("local", model=BUNDLED, timeout_s=60.0, scoring="action"),
 }
 
 

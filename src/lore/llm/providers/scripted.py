@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from lore.llm.dsl import COLORS, PORTABLE, parse
 from lore.llm.plan import Executor
 from lore.llm.providers.base import Reply, Request
-from lore.options import BadInput
+from lore.options import LLM, BadInput
 from lore.types import GridState
 
 FAILURES = ("independent", "colors", "sides", "explore")
@@ -27,16 +26,6 @@ _COLOR = rf"(?:(?P<color>{'|'.join(COLORS)}) )?"
 _THING = re.compile(rf"(?:(?:a|an|the) )?{_COLOR}(?P<kind>key|ball|box|door|object|goal)\b")
 _CLAUSE = re.compile(r"(?P<verb>go to|get to|reach|find|open|pick up|go get|fetch|get|put) (?P<rest>.*)")
 _NAMED = re.compile(rf"(?P<color>\b(?:{'|'.join(COLORS)}) )?(?P<rest>(?:locked )?\b(?:key|ball|box|door)\b)")
-
-
-@dataclass
-class ScriptedOptions:
-    """What `llm=scripted` needs to know."""
-
-    provider: str = "scripted"
-    competence: float = 1.0  # share of the situations (plan keys) in which the answer is right, 0 to 1
-    failure: str = "independent"  # how the others are wrong: independent | colors | sides | explore
-    seed: int = 0  # decides in which situations the answer is wrong, and how
 
 
 class ScriptedProvider:
@@ -52,7 +41,7 @@ class ScriptedProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: ScriptedOptions) -> None:
+    def __init__(self, options: LLM) -> None:
         """Raises BadInput for a competence outside [0, 1] and for an unknown failure."""
         if not 0 <= options.competence <= 1:
             raise BadInput("llm.competence", f"{options.competence} is not between 0 and 1")
