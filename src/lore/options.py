@@ -60,6 +60,7 @@ class Replay:
     """Memory of past experience."""
 
     capacity: int = 100_000  # environment steps kept, summed over the environments
+    success_bias: float = 0.0  # share of a batch's sequences that hold a success, where there are any
 
 
 def _scales() -> dict[str, float]:
@@ -74,6 +75,8 @@ def _scales() -> dict[str, float]:
         "replay_critic": 0.3,
         "critic_ensemble": 1.0,
         "disagreement_ensemble": 1.0,
+        "prior_net": 1.0,
+        "kl": 1.0,
     }
 
 
@@ -104,9 +107,94 @@ class Agent:
     return_limit: float = 1.0  # smallest divisor in return normalisation
     return_low: float = 5.0  # lower return percentile
     return_high: float = 95.0  # upper return percentile
-    critic_ensemble: int = 0  # extra bootstrapped critics; 0 is off
-    disagreement_ensemble: int = 0  # one-step predictors of the next latent; 0 is off
+    replay_value: str = "keep"  # critic loss on replayed rows that were advised: keep | weight | drop
+    critic_ensemble: int = 0  # extra bootstrapped critics; 0: as many as the gate needs
+    disagreement_ensemble: int = 0  # one-step predictors of the next latent; 0: as many as the gate needs
     scales: dict[str, float] = field(default_factory=_scales)  # weight of each loss, by its name
+
+
+@dataclass
+class Explore:
+    """The original's exploration knobs; all off by default. They act in training only."""
+
+    epsilon_start: float = 0.0  # share of steps with a uniformly random action, at the first step
+    epsilon_end: float = 0.0  # the same after anneal_steps; linear in between
+    temperature_start: float = 1.0  # logits are divided by it before sampling, at the first step
+    temperature_end: float = 1.0  # the same after anneal_steps; linear in between
+    anneal_steps: int | None = None  # environment steps of both ramps; null: run.steps
+    valid_noise: bool = False  # epsilon's actions are drawn from those that can change something here
+    actor_warmup: int = 0  # environment steps during which the actor does not learn
+
+
+@dataclass
+class KL:
+    """How far advice may move the policy: KL(pi_mix || pi_wm) in nats."""
+
+    mode: str = "penalty"  # none | penalty (a Lagrangian in the actor's loss) | project (beta is lowered)
+    delta_target: float = 0.1  # what the KL is held to
+    kl_lr: float = 1e-3  # step of the multiplier lambda at an update
+    lambda_max: float = 10.0  # largest multiplier
+
+
+def _weights() -> dict[str, float]:
+    return {"entropy": 0.5, "value_var": 0.3, "disagreement": 0.2}
+
+
+@dataclass
+class Gate:
+    """How strongly advice is mixed into the policy: beta(s) of pi_mix ~ pi_wm * pi_llm^beta.
+
+    Steps are environment steps of the run.
+    """
+
+    name: str = "lore"  # none | fixed | lore | follow, or one of an installed package
+    # fixed
+    beta: float = 0.3  # beta wherever there is advice
+    # lore
+    beta_max: float = 0.3  # largest beta
+    kappa: float = 10.0  # steepness of beta in the uncertainty u
+    tau: float = 0.5  # u at which beta is half of beta_max
+    tau_high: float = 0.6  # u above which the latch goes on
+    tau_low: float = 0.4  # u below which it goes off
+    off_scale: float = 0.5  # factor on beta while the latch is off
+    warmup_steps: int = 5000  # steps over which beta rises linearly from 0
+    dropout: float = 0.05  # share of training steps acted without advice
+    weights: dict[str, float] = field(default_factory=_weights)  # of the terms of u
+    members: int = 5  # networks in each of the two ensembles that u needs
+    norm_updates: int = 1000  # gradient steps over which the terms' norms are averaged, then frozen
+    # follow
+    follow_steps: int | None = None  # steps that advice alone is followed for, then none; null: always
+    # all
+    temperature: str = "entropy"  # of the advice: entropy | match | fixed
+    entropy_share: float = 0.5  # entropy: of the advised distribution, as a share of log A
+    fixed_temperature: float = 1.0  # fixed
+    mix_in_imagination: bool = False  # mix PriorNet's advice into imagined steps too
+    beta_imagine_max: float = 0.1  # largest beta there
+    kl: KL = field(default_factory=KL)
+
+
+@dataclass
+class PriorNet:
+    """The adviser, distilled into a network."""
+
+    enabled: bool = False  # distil the adviser, and ask the network where it is confident
+    members: int = 5  # networks in the ensemble
+    max_entropy: float = 0.5  # of the mean advice, as a share of log A: above it, it is not confident
+    max_disagreement: float = 0.05  # mutual information of action and member, as a share of log A
+
+
+@dataclass
+class Health:
+    """Alerts about a run that goes wrong. They report and never change training."""
+
+    enabled: bool = True  # watch the metrics
+    verbose: bool = False  # say the likely cause and the knob to turn with each alert
+    entropy_min: float = 0.5  # policy entropy in nats below which it is low, while success < 0.9
+    beta_saturation: float = 0.8  # mean of beta / beta_max above which the gate is saturated
+    kl_rows: int = 10  # rows of metrics in a row with the KL above its target
+    influence_kl: float = 1e-4  # mean KL below which a prior that is there has no influence
+    invalid_actions: float = 0.6  # share of actions without effect above which they surge
+    grad_norm: float = 1e3  # gradient norm above which it explodes
 
 
 @dataclass
@@ -126,7 +214,7 @@ class LLM:
     A provider reads what it needs of this; what only some of them read stands at the end.
     """
 
-    provider: str = "none"  # none, or a name from docs/advisers.md; the groups llm=NAME set it
+    provider: str = "scripted"  # none, or a name from docs/advisers.md; the groups llm=NAME set it
     wait: bool = True  # ask in the step; false: go on without advice until the answer is there
     timeout_s: float = 10.0  # hard limit of an ask, retries included, in seconds
     api_retries: int = 1  # further attempts after a failure that may pass
@@ -137,6 +225,7 @@ class LLM:
     cooldown_steps: int | None = 200  # steps after an ask without another
     success_cooldown_steps: int | None = 500  # steps after a successful episode without an ask
     triggers: bool = True  # ask only where one of the triggers fires
+    latch: bool = True  # ask only while the gate's latch is on
     novelty_threshold: float = 0.1  # 1 / sqrt(visits of a kind of situation) above which it is new
     td_error_threshold: float = 2.0  # running standard deviations above which a TD error surprises
     plateau_window: int = 50  # episodes over which success is compared
@@ -174,7 +263,8 @@ class Logger:
 
     wandb: str = "auto"  # auto (online with a key, offline without) | offline | disabled
     project: str = "lore"  # W&B project
-    group: str | None = None  # W&B group
+    group: str | None = None  # W&B group; null: the sweep's folder, where there is a sweep
+    tags: list[str] = field(default_factory=list)  # W&B tags, besides task, arm and adviser
     terminal: str = "auto"  # auto (live on a terminal, plain elsewhere) | live | plain | off
 
 
@@ -188,12 +278,17 @@ class Config:
     threads: int = 1  # CPU threads of torch
     obs: str = "symbolic"  # symbolic (one-hot cells) | raw147 (147 numbers) | rgb64 (64 x 64 image)
     resume: str | None = None  # run folder to go on with, under its stored config
+    ablation: str | None = None  # the letter or arm that +ablation=NAME stands for; it sets this itself
     run: Run = field(default_factory=Run)
     env: Env = field(default_factory=Env)
     agent: Agent = field(default_factory=Agent)
     size: Size = field(default_factory=Size)
     replay: Replay = field(default_factory=Replay)
+    explore: Explore = field(default_factory=Explore)
+    gate: Gate = field(default_factory=Gate)
+    prior_net: PriorNet = field(default_factory=PriorNet)
     llm: LLM = field(default_factory=LLM)
+    health: Health = field(default_factory=Health)
     logger: Logger = field(default_factory=Logger)
 
 

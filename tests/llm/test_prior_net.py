@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lore.llm.prior_net import PriorNet, PriorNetOptions
+from lore.llm.prior_net import PriorNet
+from lore.options import PriorNet as PriorNetOptions
 from lore.nn.ensemble import bootstrap_mask
 from lore.types import SOURCES
 

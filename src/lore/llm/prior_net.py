@@ -7,7 +7,6 @@ It reads detached features, so nothing of it reaches the world model. Source of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,20 +14,11 @@ from torch import Tensor, nn
 
 from lore.llm.controller import prior_logits
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
+from lore.options import PriorNet as PriorNetOptions
 from lore.rng import generator
 from lore.types import SOURCES
 
 NONE, OWN = SOURCES.index("none"), SOURCES.index("prior_net")
-
-
-@dataclass
-class PriorNetOptions:
-    """The distilled adviser."""
-
-    enabled: bool = False  # distil the adviser, and ask the network where it is confident
-    members: int = 5  # networks in the ensemble, K
-    max_entropy: float = 0.5  # of the mean advice, as a share of log A: above it, it is not confident
-    max_disagreement: float = 0.05  # mutual information of action and member, as a share of log A
 
 
 class Advised(Protocol):
