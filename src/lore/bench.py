@@ -156,6 +156,7 @@ def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
         confidence=torch.zeros(B, T, device=agent.device),
         source=torch.zeros(B, T, dtype=torch.uint8, device=agent.device),
         beta=torch.zeros(B, T, device=agent.device),
+        temperature=torch.zeros(B, T, device=agent.device),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,8 @@ from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.minigrid import MiniGridAdapter
 from lore.envs.oracle import optimal_actions
 from lore.envs.vector import VectorEnv
+from lore.gate import Gate, build_gate
+from lore.guided_learning import GuidedLearning
 from lore.llm.asking import Asker
 from lore.llm.breaker import Breaker
 from lore.llm.budget import Budget
@@ -19,6 +22,7 @@ from lore.llm.cache import AnswerCache
 from lore.llm.controller import Limits, LLMController
 from lore.llm.journal import Journal
 from lore.llm.ledger import SweepLedger
+from lore.llm.prior_net import PriorNet
 from lore.llm.providers import build_provider
 from lore.llm.triggers import Triggers
 from lore.options import BadInput, Config
@@ -31,8 +35,31 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Spec = dict[str, ObsSpec]
 
 
+def is_advised(cfg: Config) -> bool:
+    """Whether an adviser takes part in a run: there is one, and a gate that lets it."""
+    return cfg.llm.provider != "none" and cfg.gate.name != "none"
+
+
 def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:
-    return DreamerV3Agent(spec, num_actions, cfg.agent, cfg.size, cfg.seed, cfg.device, DTYPES[cfg.dtype])
+    """The agent; in an advised run with gate, the ensembles it reads, and the distilled adviser."""
+    options, size = cfg.agent, cfg.size
+    gate = build_gate(cfg.gate, cfg.device) if is_advised(cfg) else None
+    members = gate.members if gate else 0
+    options = replace(
+        options,
+        critic_ensemble=options.critic_ensemble or members,
+        disagreement_ensemble=options.disagreement_ensemble or members,
+    )
+    heads = {}
+    if gate and cfg.prior_net.enabled:
+        features = size.deter + size.stoch * size.classes
+        heads["prior_net"] = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
+    agent = DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, DTYPES[cfg.dtype], heads)
+    if gate:
+        agent.uncertainty_gate = gate
+        distilled = heads["prior_net"].logits if heads else None
+        agent.guide = GuidedLearning(gate, agent.doubt, distilled, options.replay_value)
+    return agent
 
 
 def _random(cfg: Config, spec: Spec, num_actions: int) -> RandomAgent:
@@ -54,9 +81,12 @@ def build_agent(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent | R
 def build_adviser(
     cfg: Config, envs: VectorEnv, run_dir: Path, say: Callable[[str], None]
 ) -> LLMController | None:
-    """The controller around the adviser that `llm=NAME` stands for; None for llm=none. Raises BadInput."""
+    """The controller around the adviser that `llm=NAME` stands for; None where no advice is taken.
+
+    Raises BadInput.
+    """
     llm = cfg.llm
-    if llm.provider == "none":
+    if not is_advised(cfg):
         return None
     if llm.provider == "local" and llm.calibration == "batch":
         raise BadInput(
@@ -79,7 +109,10 @@ def build_adviser(
     )
     alone = cfg.agent.name == "prior"  # follows advice alone: neither gate nor cooldown
     limits = Limits(
-        None if alone else llm.cooldown_steps, None if alone else llm.success_cooldown_steps, llm.triggers
+        None if alone else llm.cooldown_steps,
+        None if alone else llm.success_cooldown_steps,
+        llm.triggers,
+        llm.latch,
     )
     return LLMController(
         asker,
@@ -90,6 +123,13 @@ def build_adviser(
         llm.max_tokens,
         privileged=lambda i: sorted(optimal_actions(cast(MiniGridAdapter, envs.envs[i])) or ()),
     )
+
+
+def build_advised_gate(cfg: Config, agent: DreamerV3Agent | RandomAgent) -> Gate | None:
+    """The gate of an advised run: the agent's own, or one for an agent that has none; None without advice."""
+    if not is_advised(cfg):
+        return None
+    return agent.uncertainty_gate if isinstance(agent, DreamerV3Agent) else build_gate(cfg.gate, cfg.device)
 
 
 def build_replay(cfg: Config, spec: Spec, num_actions: int) -> ReplayBuffer:

@@ -192,8 +192,6 @@ def _env(cfg: Config) -> None:
 
 def _llm(cfg: Config) -> None:
     llm = cfg.llm
-    if llm.provider != "none" and cfg.agent.name != "prior":
-        raise BadInput("llm.provider", f"agent={cfg.agent.name} takes no advice; use agent=prior or llm=none")
     if (llm.ledger is None) != (llm.ledger_limit is None):
         missing = "llm.ledger" if llm.ledger is None else "llm.ledger_limit"
         raise BadInput(missing, "is needed: a ledger is a file (llm.ledger) and a limit (llm.ledger_limit)")

@@ -18,7 +18,7 @@ from lore.checkpoint import Unreadable, load_state
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.make import make_env
 from lore.envs.vector import EpisodicEnv, episode_seed
-from lore.guided_policy import Adviser, Agent, GuidedPolicy
+from lore.guided_policy import Advice, Agent, GuidedPolicy
 from lore.options import BadInput, Config, EvalOptions
 from lore.random_agent import RandomAgent
 from lore.rng import generator
@@ -42,21 +42,22 @@ class Evaluator:
         self._envs: list[EpisodicEnv] = []
 
     def run(
-        self, agent: Agent, env_step: int, greedy: bool = False, adviser: Adviser | None = None
+        self, agent: Agent, env_step: int, greedy: bool = False, advice: Advice | None = None
     ) -> list[Episode]:
-        """One episode for each held-out seed, in their order. adviser: for as many environments."""
+        """One episode for each held-out seed, in their order. advice: for as many environments."""
         while len(self._envs) < self.episodes:
             self._envs.append(self.make_env())
-        mode = "advised" if adviser else "greedy" if greedy else "sampled"
+        mode = "advised" if advice else "greedy" if greedy else "sampled"
         rng = generator(self.seed, f"evaluation/{mode}/{env_step}", agent.device)
-        policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy, adviser)
+        policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy, advice)
         games = [_Game(env, i, env_step) for i, env in enumerate(self._envs)]
         carry = agent.initial(self.episodes)
         # Episodes that are over stay in the batch: every new batch size would cost time and memory.
         while any(not game.over for game in games):
             obs = {k: np.stack([g.obs[k] for g in games]) for k in games[0].obs}
             obs["is_first"] = np.array([g.length == 0 for g in games])
-            states = [g.env.state for g in games] if adviser else ()
+            obs["is_last"] = np.array([g.over for g in games])
+            states = [g.env.state for g in games] if advice else ()
             carry, decision = policy(carry, obs, states, env_step)
             for game, action in zip(games, decision.action.tolist(), strict=True):
                 if not game.over:

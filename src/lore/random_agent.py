@@ -25,6 +25,14 @@ class RandomAgent:
         logits = torch.zeros(len(is_first), self.num_actions, device=self.device)
         return carry.latent, Belief(logits, carry.latent.deter)
 
+    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Nothing: it has no ensembles."""
+        return {}
+
+    def value(self, feat: Tensor) -> Tensor:
+        """feat (N, 0) -> zeros (N,): it expects nothing."""
+        return torch.zeros(len(feat), device=self.device)
+
     def state_dict(self) -> dict:
         return {}
 

@@ -36,6 +36,7 @@ def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
             "confidence": ((), torch.float32),
             "source": ((), torch.uint8),
             "beta": ((), torch.float32),
+            "temperature": ((), torch.float32),
         }
     )
 
@@ -122,6 +123,7 @@ class ReplayBuffer:
             confidence=rows["confidence"],
             source=rows["source"],
             beta=rows["beta"],
+            temperature=rows["temperature"],
         )
 
     def refresh(self, index: Tensor, latent: Latent) -> None:

@@ -15,17 +15,21 @@ from typing import Any
 
 import torch
 
-from lore.build import build_adviser, build_agent, build_replay
+from lore.build import build_advised_gate, build_adviser, build_agent, build_replay, is_advised
 from lore.checkpoint import Checkpoints
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs import make_env, make_vec
 from lore.evaluate import Evaluator, score
-from lore.guided_policy import GuidedPolicy
+from lore.guided_policy import Advice, Decision, GuidedPolicy
+from lore.llm.controller import LLMController
 from lore.memory import keep_freed_memory
 from lore.metrics.aggregate import MetricsAggregator
+from lore.metrics.guidance import GuidanceMeter
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import make_summary
 from lore.metrics.view import WINDOW
+from lore.nn.distributions import one_hot
+from lore.noise import ActionNoise
 from lore.options import Config
 from lore.rng import generator
 from lore.types import FLAGS
@@ -57,16 +61,25 @@ class Trainer:
 
     def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger):
         self.cfg, self.logger = cfg, logger
-        advised = cfg.llm.provider != "none"
-        self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=advised)
+        advised = is_advised(cfg)
+        self.remembers = advised or cfg.explore.valid_noise
+        self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=self.remembers)
         self.spec = self.envs.obs_spec
         self.agent = build_agent(cfg, self.spec, self.envs.num_actions)
         self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
         self.replay = build_replay(cfg, self.spec, self.envs.num_actions) if self.learner else None
         self.adviser = build_adviser(cfg, self.envs, run_dir, logger.say)
-        self.envs.arms = [cfg.llm.provider] * cfg.run.envs
-        act_rng = generator(cfg.seed, "act", cfg.device)
-        self.policy = GuidedPolicy(self.agent, self.spec, act_rng, adviser=self.adviser)
+        self.gate = build_advised_gate(cfg, self.agent)
+        self.guidance = GuidanceMeter(self.gate) if self.gate else None
+        self.envs.arms = [cfg.llm.provider if advised else "none"] * cfg.run.envs
+        self.dropout = generator(cfg.seed, "gate_dropout", cfg.device)
+        self.policy = GuidedPolicy(
+            self.agent,
+            self.spec,
+            generator(cfg.seed, "act", cfg.device),
+            advice=self.advice(self.adviser, self.dropout),
+            noise=ActionNoise(cfg.explore, cfg.run.steps, self.envs.action_names),
+        )
         make = partial(make_env, cfg.env, cfg.obs, remember=advised)
         self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
         self.checkpoints = Checkpoints(run_dir, self.replay)
@@ -74,6 +87,7 @@ class Trainer:
         self.carry = self.agent.initial(cfg.run.envs)
         self.obs = self.envs.reset()
         self.updates = 0
+        self.report_due = True  # the next gradient step measures the world model's predictions: one a row
         self.curve: list[list[float]] = []
         self.greedy: float | None = None
         self.advised: float | None = None
@@ -91,6 +105,14 @@ class Trainer:
     def wall_s(self) -> float:
         return self.wall_before + time.monotonic() - self.started
 
+    def advice(self, adviser: LLMController | None, rng: torch.Generator | None = None) -> Advice | None:
+        """How a policy is advised: by `adviser` through this run's gate. rng: of the gate's dropout."""
+        if adviser is None or self.gate is None:
+            return None
+        heads = self.learner.heads if self.learner else {}
+        discount = 1.0 - 1.0 / self.cfg.agent.discount_horizon
+        return Advice(self.gate, adviser, heads.get("prior_net"), discount, rng)  # type: ignore[arg-type]
+
     def tick(self) -> None:
         """One step of every environment, and the gradient steps that are due for it."""
         before = self.env_step
@@ -105,16 +127,16 @@ class Trainer:
             self.save()
 
     def act(self) -> None:
-        states = self.envs.states() if self.adviser else ()
+        """One step of every environment, remembered."""
+        states = self.envs.states() if self.remembers else ()
         carry, decision = self.policy(self.carry, self.obs, states, self.env_step)
         if self.replay is not None:
-            row = {f"obs/{k}": torch.from_numpy(self.obs[k]) for k in self.spec}
-            row |= {k: torch.from_numpy(self.obs[k]) for k in (*FLAGS, "reward")}
-            if decision.prior is not None:
-                prior = decision.prior
-                row |= {"prior": prior.logits, "mask": prior.mask}
-                row |= {"confidence": prior.confidence, "source": prior.source}
-            self.replay.add(row | {"action": decision.action}, carry.latent)
+            self.replay.add(self._row(decision), carry.latent)
+        if self.guidance is not None:
+            self.guidance.add(decision, self.obs["is_last"].tolist())
+        taken = one_hot(decision.action, self.envs.num_actions, torch.float32).mean(0)
+        self.metrics.add({"policy/action_histogram": taken})
+        self._name_arms()
         self.carry = carry
         self.obs = self.envs.step(decision.action.cpu().numpy())
         for episode in self.envs.pop_episodes():
@@ -127,6 +149,26 @@ class Trainer:
                 self.adviser.episode(episode.success, self.env_step)
             self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
 
+    def _row(self, decision: Decision) -> dict[str, torch.Tensor]:
+        """What the replay keeps of a step besides the latent."""
+        row = {f"obs/{k}": torch.from_numpy(self.obs[k]) for k in self.spec}
+        row |= {k: torch.from_numpy(self.obs[k]) for k in (*FLAGS, "reward")}
+        if decision.mixed is not None and decision.prior is not None:
+            prior, mixed = decision.prior, decision.mixed
+            row |= {"prior": prior.logits, "mask": prior.mask}
+            row |= {"confidence": prior.confidence, "source": prior.source}
+            row |= {"beta": mixed.beta, "temperature": mixed.temperature}
+        return row | {"action": decision.action}
+
+    def _name_arms(self) -> None:
+        """An episode that begins when the adviser is no longer followed has the arm none."""
+        end = self.cfg.gate.follow_steps
+        if self.gate and self.gate.follows and end is not None and self.env_step >= end:
+            first = self.obs["is_first"].tolist()
+            self.envs.arms = [
+                "none" if begins else arm for begins, arm in zip(first, self.envs.arms, strict=True)
+            ]
+
     def learn(self) -> None:
         """Gradient steps until train_ratio replayed steps have been trained on per environment step."""
         if self.learner is None or self.replay is None:
@@ -134,9 +176,13 @@ class Trainer:
         agent = self.cfg.agent
         ready = self.env_step - self.cfg.run.prefill
         due = int(max(0, ready) * agent.train_ratio / (agent.batch_size * agent.seq_len))
+        self.learner.actor_learns = self.env_step >= self.cfg.explore.actor_warmup
+        if self.learner.guide is not None:
+            self.learner.guide.env_step = self.env_step
         while self.updates < due:
             batch = self.replay.sample(agent.batch_size, agent.seq_len)
-            metrics, latent = self.learner.update(batch)
+            metrics, latent = self.learner.update(batch, report=self.report_due)
+            self.report_due = False
             self.replay.refresh(batch.index, latent)
             self.metrics.add(metrics)
             self.updates += 1
@@ -147,10 +193,17 @@ class Trainer:
         if self.episodes:
             row["success/windowed"] = sum(self.window) / len(self.window)
             row["success/cumulative"] = self.successes / self.episodes
-        if self.adviser:
-            row |= self.adviser.metrics()
+        if self.adviser and self.guidance:
+            row |= self.guidance.result() | self.adviser.metrics()
+        self.report_due = True
         row["time/wall_s"] = self.wall_s
         self.logger.metrics(self.env_step, row)
+
+    def advice_totals(self) -> dict[str, float]:
+        """What the adviser cost and did since the run began; nothing without one."""
+        if self.adviser is None or self.guidance is None:
+            return {}
+        return {**self.guidance.influence(), **self.adviser.metrics()}
 
     def evaluate(self) -> None:
         """Held-out episodes with advice off, and the summary of the run so far."""
@@ -165,7 +218,8 @@ class Trainer:
             self.greedy = score(self.evaluator.run(self.agent, self.env_step, greedy=True), set()).success
         if self.adviser:
             reader = self.adviser.reader(self.evaluator.episodes)
-            self.advised = score(self.evaluator.run(self.agent, self.env_step, adviser=reader), set()).success
+            advised = self.evaluator.run(self.agent, self.env_step, advice=self.advice(reader))
+            self.advised = score(advised, set()).success
             values["eval/success_advised"] = self.advised
         self.curve.append([self.env_step, sampled.success])
         values["time/eval_s"] = time.monotonic() - started
@@ -185,7 +239,7 @@ class Trainer:
                 eval_curve=self.curve,
                 eval_success_greedy=self.greedy,
                 eval_success_advised=self.advised,
-                advice=self.adviser.metrics() if self.adviser else {},
+                advice=self.advice_totals(),
             )
         )
 
@@ -223,6 +277,11 @@ class Trainer:
             "act_rng": self.policy.rng.get_state(),
             "replay_rng": self.replay.rng.get_state() if self.replay is not None else None,
             "carry": [self.carry.latent.deter, self.carry.latent.stoch, self.carry.prev_action],
+            "advice_carry": [self.carry.latched, self.carry.value],
+            "gate": self.gate.state_dict() if self.gate else None,
+            "gate_dropout": self.dropout.get_state(),
+            "guidance": self.guidance.state_dict() if self.guidance else None,
+            "report_due": self.report_due,
             "envs": self.envs.state_dict(),
             "metrics": self.metrics.state_dict(),
             "logger": self.logger.state_dict(),
@@ -245,6 +304,12 @@ class Trainer:
             self.replay.rng.set_state(state["replay_rng"])
         deter, stoch, action = (x.to(self.agent.device) for x in state["carry"])
         self.carry.latent.deter, self.carry.latent.stoch, self.carry.prev_action = deter, stoch, action
+        self.carry.latched, self.carry.value = state["advice_carry"]
+        if self.gate and self.guidance:
+            self.gate.load_state_dict(state["gate"])
+            self.guidance.load_state_dict(state["guidance"])
+        self.dropout.set_state(state["gate_dropout"])
+        self.report_due = state["report_due"]
         self.envs.load_state_dict(state["envs"])
         self.obs = self.envs.observation
         self.metrics.load_state_dict(state["metrics"])

@@ -60,10 +60,13 @@ class Latent:
 
 @dataclass
 class Carry:
-    """What acting remembers between steps. prev_action: (N,)."""
+    """What acting remembers between steps. prev_action: (N,). With advice also latched: (N,) bool, the gate's
+    latch, and value: (N,) float32, the critic's of the step before."""
 
     latent: Latent
     prev_action: Tensor
+    latched: Tensor | None = None
+    value: Tensor | None = None
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Batch:
     confidence: Tensor
     source: Tensor
     beta: Tensor
+    temperature: Tensor
 
 
 Cell = tuple[int, int]
@@ -141,8 +145,8 @@ class Prior:
     """Advice for one step of N environments.
 
     logits: (N, A) float32, log of the advised distribution, constant where there is none. mask: (N, A) bool,
-    the actions that the adviser allows. confidence: (N,) float32 in [0, 1]. source: (N,) uint8, an index of
-    SOURCES; 0 is none.
+    the actions that the adviser allows; those of today allow all. confidence: (N,) float32 in [0, 1]. source:
+    (N,) uint8, an index of SOURCES; 0 is none.
     """
 
     logits: Tensor

@@ -91,17 +91,23 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def sample(self, feat: Tensor, rng: torch.Generator) -> Tensor:
         """feat (N, F) -> actions (N,) drawn from the policy."""
-        uniform = torch.rand(len(feat), generator=rng, device=feat.device)
-        return fused.sample(self.actor(feat).unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
+        return self.draw(self.actor(feat), rng)
+
+    @staticmethod
+    def draw(logits: Tensor, rng: torch.Generator) -> Tensor:
+        """logits (N, A) -> actions (N,)."""
+        uniform = torch.rand(len(logits), generator=rng, device=logits.device)
+        return fused.sample(logits.unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
 
     def loss(
-        self, imagined: Imagined, reward: Tensor, cont: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        self, imagined: Imagined, reward: Tensor, cont: Tensor, bonus: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor | None]:
         """Actor and critic losses (N,) over imagined rollouts.
 
-        reward, cont: (H+1, N) as predicted; cont holds the discount. Returns losses, lambda-returns (H, N)
-        and metrics. The actor learns by REINFORCE on normalised advantages, the critic by cross-entropy to
-        the returns and to its slow copy's prediction.
+        reward, cont: (H+1, N) as predicted; cont holds the discount. bonus: (H, N, A), what was added to the
+        logits when the actions were drawn. Returns losses, lambda-returns (H, N), metrics, and where there is
+        a bonus the KL(sg(pi_mix) || pi_wm) (H, N). The actor learns by REINFORCE on normalised advantages,
+        the critic by cross-entropy to the returns and to its slow copy's prediction.
         """
         feat, o = imagined.feat, self.options
         critic = self.value(feat[:-1])
@@ -112,7 +118,11 @@ class ActorCritic(nn.Module):
             scale = self.returns.update(returns)
             advantage = (returns - value[:-1]) / scale
         # (A, H, N): over few classes, softmax along the innermost axis is several times slower
-        log_probs = self.logits(feat[:-1]).movedim(-1, 0).contiguous().log_softmax(0)
+        logits = self.logits(feat[:-1]).movedim(-1, 0).contiguous()
+        log_probs, kl = logits.log_softmax(0), None
+        if bonus is not None:
+            alone, log_probs = log_probs, (logits + bonus.movedim(-1, 0)).log_softmax(0)
+            kl = (log_probs.detach().exp() * (log_probs.detach() - alone)).sum(0)
         log_prob = log_probs.gather(0, imagined.action[:-1].unsqueeze(0)).squeeze(0)
         entropy = -(log_probs.exp() * log_probs).sum(0)
         actor = -weight * (log_prob * advantage + o.entropy * entropy)
@@ -124,12 +134,15 @@ class ActorCritic(nn.Module):
             "value/return_scale": scale,
             "value/advantage_abs": advantage.abs().mean(),
         }
-        return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics
+        return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics, kl
 
-    def replay_loss(self, feat: Tensor, batch: Batch, bootstrap: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def replay_loss(
+        self, feat: Tensor, batch: Batch, bootstrap: Tensor, trust: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic loss (B, T-1) on replayed rewards; its gradient also shapes the features.
 
-        feat: (B, T, F) with gradient. bootstrap: (B, T), the imagined return from each posterior.
+        feat: (B, T, F) with gradient. bootstrap: (B, T), the imagined return from each posterior. trust:
+        (B, T), further weights of the rows.
         """
         feat = feat[:, :-1]
         critic = self.value(feat)  # (B, T-1)
@@ -144,6 +157,8 @@ class ActorCritic(nn.Module):
             ).T  # (B, T-1)
             error = returns - critic.mean
         weight = (~batch.is_last[:, :-1]).float()
+        if trust is not None:
+            weight = weight * trust[:, :-1]
         metrics = {
             "value/temporal_difference": error.abs().mean(),
             "value/explained_variance": 1.0 - error.var() / returns.var().clamp(min=1e-8),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +25,43 @@ def region(name: str) -> AbstractContextManager[object]:
     return torch.profiler.record_function(REGION + name)
 
 
+class Guide(Protocol):
+    """Who takes part in a gradient step besides DreamerV3; `lore.guided_learning` has one.
+
+    env_step: of the run, set before an update.
+    """
+
+    env_step: int
+
+    @property
+    def mixes_imagination(self) -> bool: ...
+
+    @property
+    def reads_replay(self) -> bool: ...
+
+    def imagined_bonus(self, feat: Tensor, logits: Tensor) -> Tensor: ...
+
+    def calibrate(self, feat: Tensor, logits: Tensor) -> None: ...
+
+    def kl_loss(
+        self, logits: Tensor, batch: Batch, imagined: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
+
+    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None: ...
+
+
 class DreamerV3Agent:
     """Hafner et al. 2023 (arXiv 2301.04104) for discrete actions, as in the current official code.
 
     dtype: compute type of the networks, float32 or bfloat16; weights, losses and distributions are float32.
+    heads: further modules that learn from detached features, by the name of their loss; each has
+    `loss(feat (B, T, F), batch) -> (B, T)`. guide: what advice changes in learning; None without advice.
+    actor_learns: false holds the actor still. uncertainty_gate: the gate that its policy is mixed by.
     """
+
+    guide: Guide | None = None
+    uncertainty_gate: Any = None
+    actor_learns = True
 
     def __init__(
         self,
@@ -38,6 +72,7 @@ class DreamerV3Agent:
         seed: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        heads: Mapping[str, Any] | None = None,
     ):
         self.options, self.device, self.num_actions = options, torch.device(device), num_actions
         self.rng = Streams(seed, device)
@@ -54,6 +89,8 @@ class DreamerV3Agent:
                 options.disagreement_ensemble, features, num_actions, size, seed
             )
             modules.append(self.disagreement_ensemble.to(device))
+        self.heads = {name: head.to(device) for name, head in (heads or {}).items()}
+        modules += self.heads.values()
         self.optimizer = LaProp(
             [p for m in modules for p in m.parameters()],
             options.lr,
@@ -86,22 +123,31 @@ class DreamerV3Agent:
         return latent, Belief(self.actor_critic.logits(feat), feat)
 
     @torch.no_grad()
-    def doubt(self, belief: Belief) -> dict[str, Tensor]:
-        """What the ensembles that are switched on say of a belief: name -> (N,)."""
+    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """feat (N, F), actor logits (N, A) -> what the ensembles that are on say: name -> (N,), float32."""
         out = {}
         if self.critic_ensemble:
-            out["value_var"] = self.critic_ensemble.variance(belief.feat)
+            out["value_var"] = self.critic_ensemble.variance(feat)
         if self.disagreement_ensemble:
-            out["disagreement"] = self.disagreement_ensemble.disagreement(
-                belief.feat, belief.logits.softmax(-1)
-            )
+            out["disagreement"] = self.disagreement_ensemble.disagreement(feat, logits.softmax(-1))
         return out
 
-    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Latent]:
-        """One gradient step: metrics as 0-d tensors, and the fresh latents (B, T) for the replay."""
-        losses, latent, metrics = self.losses(batch)
+    @torch.no_grad()
+    def value(self, feat: Tensor) -> Tensor:
+        """feat (N, F) -> the critic's expected return (N,), float32."""
+        return self.actor_critic.value(feat).mean
+
+    def update(self, batch: Batch, report: bool = False) -> tuple[dict[str, Tensor], Latent]:
+        """One gradient step: metrics as 0-d tensors, and the fresh latents (B, T) for the replay.
+
+        report: measure the world model's predictions too (the metrics world/).
+        """
+        losses, latent, metrics = self.losses(batch, report)
+        scales = self.options.scales
+        if not self.actor_learns:
+            scales = {**scales, "actor": 0.0, "kl": 0.0}
         with region("backward"):
-            total = torch.stack([self.options.scales[k] * v.mean() for k, v in losses.items()]).sum()
+            total = torch.stack([scales[k] * v.mean() for k, v in losses.items()]).sum()
             total.backward()
         with region("optimizer"):
             metrics.update(self.optimizer.step())
@@ -110,40 +156,62 @@ class DreamerV3Agent:
         metrics.update({f"loss/{k}": v.mean() for k, v in losses.items()})
         return {k: v.detach() for k, v in metrics.items()}, latent
 
-    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Latent, dict[str, Tensor]]:
+    def losses(
+        self, batch: Batch, report: bool = False
+    ) -> tuple[dict[str, Tensor], Latent, dict[str, Tensor]]:
         """Every loss by its name in options.scales, before reduction; latents (B, T); metrics.
 
         Raises KeyError (in update) for a loss without a scale.
         """
         B, T = batch.is_first.shape
         with region("world model"):
-            losses, observed = self.world_model.loss(batch, self.rng["posterior"])
+            losses, observed, metrics = self.world_model.loss(batch, self.rng["posterior"], report)
+        feat = observed.feat.detach()  # (B, T, F)
         with region("imagination"):
-            start = observed.feat.detach().flatten(0, 1)  # (B*T, F): every posterior is a start
-            actions = self.rng["imagined_action"]
+            policy = ImaginedPolicy(self.actor_critic, self.guide, self.rng["imagined_action"])
+            start = feat.flatten(0, 1)  # (B*T, F): every posterior is a start
             imagined = self.world_model.rssm.imagine(
-                start,
-                lambda feat: self.actor_critic.sample(feat, actions),
-                self.options.horizon,
-                self.rng["imagination"],
+                start, policy, self.options.horizon, self.rng["imagination"]
             )
             reward, cont = self.world_model.predict(imagined.feat)
         with region("behaviour"):
-            behaviour, returns, metrics = self.actor_critic.loss(imagined, reward, cont)
+            behaviour, returns, more, kl = self.actor_critic.loss(imagined, reward, cont, policy.bonus())
             losses.update({k: v.view(B, T) for k, v in behaviour.items()})
+            metrics.update(more)
+            trust = self._guided(feat, batch, kl, losses, metrics)
             bootstrap = returns[0].view(B, T)
-            losses["replay_critic"], replay_metrics = self.actor_critic.replay_loss(
-                observed.feat, batch, bootstrap
+            losses["replay_critic"], more = self.actor_critic.replay_loss(
+                observed.feat, batch, bootstrap, trust
             )
-            metrics.update(replay_metrics)
+            metrics.update(more)
         with region("ensembles"):
             if self.critic_ensemble:
-                losses["critic_ensemble"] = self.critic_ensemble.loss(observed.feat, bootstrap, batch.index)
+                losses["critic_ensemble"] = self.critic_ensemble.loss(feat, bootstrap, batch.index)
             if self.disagreement_ensemble:
-                losses["disagreement_ensemble"] = self.disagreement_ensemble.loss(
-                    observed.feat, observed.probs, batch
-                )
+                losses["disagreement_ensemble"] = self.disagreement_ensemble.loss(feat, observed.probs, batch)
+            losses.update({name: head.loss(feat, batch) for name, head in self.heads.items()})
         return losses, observed.latent, metrics
+
+    def _guided(
+        self,
+        feat: Tensor,
+        batch: Batch,
+        kl: Tensor | None,
+        losses: dict[str, Tensor],
+        metrics: dict[str, Tensor],
+    ) -> Tensor | None:
+        """Add the guide's part to losses and metrics; the rows' trust (B, T). feat: (B, T, F). kl: (H, B*T)."""
+        if self.guide is None:
+            return None
+        with torch.no_grad():
+            latest = feat[:, -1]  # (B, F): few states, at each of many updates
+            self.guide.calibrate(latest, self.actor_critic.logits(latest))
+        logits = self.actor_critic.logits(feat) if self.guide.reads_replay else None  # (B, T, A)
+        if logits is not None:
+            extra, more = self.guide.kl_loss(logits, batch, kl)
+            losses.update(extra)
+            metrics.update(more)
+        return self.guide.value_weight(None if logits is None else logits.detach(), batch)
 
     def state_dict(self) -> dict:
         return {
@@ -160,3 +228,25 @@ class DreamerV3Agent:
         self.actor_critic.slow.load_state_dict(state["slow_critic"])
         self.actor_critic.returns.load_state_dict(state["returns"])
         self.rng.load_state_dict(state["rng"])
+
+
+class ImaginedPolicy:
+    """Draws imagined actions, and keeps what the guide added to the logits at each step."""
+
+    def __init__(self, actor_critic: ActorCritic, guide: Guide | None, rng: torch.Generator):
+        self._actor_critic, self._rng = actor_critic, rng
+        self._guide = guide if guide is not None and guide.mixes_imagination else None
+        self._added: list[Tensor] = []
+
+    def __call__(self, feat: Tensor) -> Tensor:
+        """feat (N, F) -> actions (N,)."""
+        if self._guide is None:
+            return self._actor_critic.sample(feat, self._rng)
+        logits = self._actor_critic.logits(feat)
+        added = self._guide.imagined_bonus(feat, logits)
+        self._added.append(added)
+        return self._actor_critic.draw(logits + added, self._rng)
+
+    def bonus(self) -> Tensor | None:
+        """(H, N, A), of all steps but the last; None where nothing was added."""
+        return torch.stack(self._added[:-1]) if self._added else None

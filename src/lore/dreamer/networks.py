@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lore.nn.distributions import class_loss, symlog
+from lore.nn.distributions import class_loss, one_hot, symlog
 from lore.nn.layers import MLP, BlockLinear, ChannelNorm, Conv, Dense, Linear, Norm, UpConv
 from lore.options import Size
 from lore.rng import generator
@@ -142,3 +142,19 @@ class Decoder(nn.Module):
                 error = (out.float() - symlog(obs[key].float())).square()
             losses[key] = error.reshape(len(error), -1).sum(1)
         return losses
+
+    @torch.no_grad()
+    def squared_error(self, outs: dict[str, Tensor], obs: dict[str, Tensor]) -> Tensor:
+        """Mean squared error over every entry of every key, 0-d: of probabilities to the one-hot class
+        (categories), after symlog (vectors), of pixels in [0, 1]."""
+        errors = []
+        for key, out in outs.items():
+            spec = self.flat.get(key)
+            if spec is None:
+                error = out - obs[key].float() / 255
+            elif spec.classes:
+                error = out.float().softmax(-1) - one_hot(obs[key], spec.classes, torch.float32)
+            else:
+                error = out.float() - symlog(obs[key].float())
+            errors.append(error.square().flatten())
+        return torch.cat(errors).mean()

@@ -35,21 +35,33 @@ class WorldModel(nn.Module):
         """obs key -> (N, *shape) to tokens (N, E)."""
         return self.encoder(obs, self.rssm.dtype)
 
-    def loss(self, batch: Batch, rng: torch.Generator) -> tuple[dict[str, Tensor], Observed]:
-        """Losses by name, each (B, T), and the posterior sequence."""
+    def loss(
+        self, batch: Batch, rng: torch.Generator, report: bool = False
+    ) -> tuple[dict[str, Tensor], Observed, dict[str, Tensor]]:
+        """Losses by name, each (B, T), the posterior sequence, and with `report` the metrics world/."""
         B, T = batch.is_first.shape
         flat_obs = {k: v.flatten(0, 1) for k, v in batch.obs.items()}  # (B*T, *shape)
         tokens = self.encode(flat_obs).unflatten(0, (B, T))
         observed = self.rssm.observe(batch.context, batch.prev_action, tokens, batch.is_first, rng)
         feat = observed.feat.flatten(0, 1)  # (B*T, F)
         losses = self.rssm.kl_losses(observed)
-        losses["obs"] = torch.stack(list(self.decoder.losses(self.decoder(feat), flat_obs).values())).sum(0)
-        losses["reward"] = TwoHot(self.reward(feat), self.bins).loss(batch.reward.flatten())
+        outs = self.decoder(feat)
+        losses["obs"] = torch.stack(list(self.decoder.losses(outs, flat_obs).values())).sum(0)
+        reward = TwoHot(self.reward(feat), self.bins)
+        losses["reward"] = reward.loss(batch.reward.flatten())
         target = self.discount * (~batch.is_terminal).float().flatten()
         losses["cont"] = F.binary_cross_entropy_with_logits(
             self.cont(feat).float().squeeze(-1), target, reduction="none"
         )
-        return {k: v.view(B, T) for k, v in losses.items()}, observed
+        metrics = {}
+        if report:
+            error = self.decoder.squared_error(outs, flat_obs)
+            metrics = {
+                "world/reconstruction_mse": error,
+                "world/psnr": -10.0 * torch.log10(error),  # the peak is 1
+                "world/reward_mae": (reward.mean - batch.reward.flatten()).abs().mean(),
+            }
+        return {k: v.view(B, T) for k, v in losses.items()}, observed, metrics
 
     @torch.no_grad()
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ class Limits:
     cooldown_steps: int | None
     success_cooldown_steps: int | None
     use_triggers: bool = True
+    use_latch: bool = True
 
 
 @dataclass
@@ -80,12 +81,12 @@ class LLMController:
         self.answers: dict[str, Answer] = {}
         self.outcomes: Counter[str] = Counter()
         self.triggers_fired: Counter[str] = Counter()
-        self.advised = 0  # decisions with advice, at the step of an ask too
         self.plans: Counter[str] = Counter()  # ended: done, impossible
         self._slots = [_Slot() for _ in range(num_envs)]
         self._system = SYSTEM(actions)
         self._last_ask: int | None = None
         self._last_success: int | None = None
+        self._now = 0
 
     def advise(
         self,
@@ -102,6 +103,7 @@ class LLMController:
         allows asking, everywhere by default. learned: the distilled network's distribution where it is
         confident. over: where the episode has ended: no action counts there, and nothing is decided.
         """
+        self._now = env_step
         arrived = self.asker.arrivals(env_step) if self.asker else None
         if arrived is not None:
             self._file(arrived)
@@ -122,7 +124,6 @@ class LLMController:
                 learned[i] if learned else None,
             )
             self.outcomes[outcome] += 1
-            self.advised += one is not None
             advice.append(one)
         return _prior(advice, len(self.actions))
 
@@ -159,7 +160,7 @@ class LLMController:
             return None, "quiet"
         if learned is not None:
             return _Advice(learned, max(learned), "prior_net"), "prior_net"
-        if not latched:
+        if self.limits.use_latch and not latched:
             return None, "latch"
         if _recent(self._last_ask, env_step, self.limits.cooldown_steps):
             return None, "cooldown"
@@ -235,7 +236,7 @@ class LLMController:
             "llm/cost_usd": asker.budget.usd,
             "llm/tokens": float(asker.budget.tokens),
             "time/llm_latency_s": asker.latency_s / max(1, asker.counts["provider_calls"]),
-            "llm/prior_share": self.advised / steps,
+            "llm/cooldown_status": float(self._cooldown_left()),
         }
         if asker.budget.remaining is not None:
             row["llm/budget_remaining"] = float(asker.budget.remaining)
@@ -243,6 +244,16 @@ class LLMController:
         row |= {f"llm/trigger/{name}": count / steps for name, count in sorted(self.triggers_fired.items())}
         row |= {f"llm/plan/{name}": float(count) for name, count in sorted(self.plans.items())}
         return row | {f"llm/failure/{kind}": float(n) for kind, n in sorted(asker.failures.items())}
+
+    def _cooldown_left(self) -> int:
+        """Environment steps until no cooldown forbids an ask."""
+        limits = self.limits
+        pairs = (
+            (self._last_ask, limits.cooldown_steps),
+            (self._last_success, limits.success_cooldown_steps),
+        )
+        ends = [then + span for then, span in pairs if then is not None and span is not None]
+        return max(0, *ends, self._now) - self._now if ends else 0
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next decision depends on, but for the journal's records and the environments' maps."""
@@ -254,13 +265,13 @@ class LLMController:
             "outcomes": dict(self.outcomes),
             "triggers_fired": dict(self.triggers_fired),
             "plans": dict(self.plans),
-            "advised": self.advised,
             "slots": [
                 [s.executor.state_dict(), s.running, s.confidence, s.boundary.carried, s.boundary.ahead]
                 for s in self._slots
             ],
             "last_ask": self._last_ask,
             "last_success": self._last_success,
+            "now": self._now,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -270,7 +281,7 @@ class LLMController:
         self.triggers.load_state_dict(state["triggers"])
         self.answers = {key: _read_answer(stored) for key, stored in state["answers"].items()}
         self.outcomes, self.plans = Counter(state["outcomes"]), Counter(state["plans"])
-        self.triggers_fired, self.advised = Counter(state["triggers_fired"]), state["advised"]
+        self.triggers_fired = Counter(state["triggers_fired"])
         for slot, (executor, running, confidence, carried, ahead) in zip(
             self._slots, state["slots"], strict=True
         ):
@@ -278,6 +289,7 @@ class LLMController:
             slot.running, slot.confidence = running, confidence
             slot.boundary.carried, slot.boundary.ahead = carried, ahead
         self._last_ask, self._last_success = state["last_ask"], state["last_success"]
+        self._now = state["now"]
 
 
 def _recent(then: int | None, now: int, span: int | None) -> bool:
@@ -301,7 +313,7 @@ def _read_answer(stored: list[Any]) -> Answer:
 
 
 def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
-    """An action without a share is masked."""
+    """Every action is allowed: one without a share has the floor of `prior_logits`, and no adviser bans."""
     weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
     mask = torch.ones(len(advice), num_actions, dtype=torch.bool)
     confidence = torch.zeros(len(advice))
@@ -309,7 +321,6 @@ def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
     for i, one in enumerate(advice):
         if one is not None:
             weights[i] = torch.tensor(one.weights, dtype=torch.float32)
-            mask[i] = weights[i] > 0
             confidence[i] = one.confidence
             source[i] = SOURCES.index(one.source)
     return Prior(prior_logits(weights), mask, confidence, source)

@@ -13,6 +13,8 @@ from torch import Tensor
 from lore.nn.fused import NAMES, native_kernel, needs_grad
 
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+BFLOAT16 = ONEDNN is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether this processor computes bfloat16 products (AVX-512 or better); elsewhere torch emulates them."""
 ONEDNN_ROWS = 64  # with fewer, starting it costs more than it saves
 
 
@@ -24,7 +26,7 @@ def _onednn(x: Tensor, rows: int) -> bool:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
     one_pass = bias is not None and x.dtype == torch.bfloat16 and x.is_contiguous()  # torch takes two
-    if not (one_pass and ONEDNN) and not _onednn(x, max(len(x), len(weight), x.shape[1])):
+    if not (one_pass and BFLOAT16) and not _onednn(x, max(len(x), len(weight), x.shape[1])):
         return F.linear(x, weight, bias)
     # it wants operands that are dense one way or the other
     x, weight = (m if m.is_contiguous() or m.t().is_contiguous() else m.contiguous() for m in (x, weight))

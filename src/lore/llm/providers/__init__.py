@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 from lore.llm.providers.base import FAILURES, Provider, ProviderError, Reply, Request
-from lore.options import BadInput
+from lore.plugins import load
 
 __all__ = ["FAILURES", "PROVIDERS", "Provider", "ProviderError", "Reply", "Request", "build_provider"]
 
@@ -37,17 +36,4 @@ def build_provider(options: Named) -> Provider:
     Raises BadInput where the name is unknown, claimed twice or cannot be imported, and whatever the factory
     raises.
     """
-    table = [EntryPoint(name, value, GROUP) for name, value in PROVIDERS.items()]
-    points = {(point.name, point.value): point for point in [*table, *entry_points(group=GROUP)]}
-    found = [point for (name, _), point in points.items() if name == options.provider]
-    if not found:
-        known = ", ".join(sorted({name for name, _ in points}))
-        raise BadInput("llm.provider", f"unknown provider {options.provider!r}; use one of {known}")
-    if len(found) > 1:
-        claims = " and ".join(point.value for point in found)
-        raise BadInput("llm.provider", f"{options.provider!r} is claimed by {claims}; uninstall one of them")
-    try:
-        factory = found[0].load()
-    except (ImportError, AttributeError) as error:
-        raise BadInput("llm.provider", f"{options.provider!r} cannot be loaded: {error}") from error
-    return factory(options)
+    return load(GROUP, PROVIDERS, options.provider, "llm.provider", "provider")(options)

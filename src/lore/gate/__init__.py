@@ -1,0 +1,41 @@
+"""The gate: how strongly an adviser's word counts, where, and within which KL."""
+
+from __future__ import annotations
+
+import torch
+
+from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, Opening, UncertaintyGate
+from lore.gate.kl import KLControl
+from lore.gate.mix import centred, divergence, mix
+from lore.options import Gate as GateOptions
+from lore.plugins import load
+
+__all__ = [
+    "GATES",
+    "FixedGate",
+    "FollowGate",
+    "Gate",
+    "KLControl",
+    "Mixed",
+    "Opening",
+    "UncertaintyGate",
+    "build_gate",
+    "centred",
+    "divergence",
+    "mix",
+]
+
+GROUP = "lore.gates"
+GATES = {
+    "fixed": "lore.gate.gates:FixedGate",
+    "follow": "lore.gate.gates:FollowGate",
+    "lore": "lore.gate.gates:UncertaintyGate",
+}
+"""Name -> its class, written as an entry point; `none` is no gate. A class takes the options and a device."""
+
+
+def build_gate(options: GateOptions, device: torch.device | str = "cpu") -> Gate | None:
+    """The gate that `gate.name` stands for; None for none. Raises BadInput naming `gate.name`."""
+    if options.name == "none":
+        return None
+    return load(GROUP, GATES, options.name, "gate.name", "gate")(options, device)

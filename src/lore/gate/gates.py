@@ -1,0 +1,214 @@
+"""The gates: how strongly advice acts where. A gate is a class with `open`; the rest it inherits.
+
+Letters: N environments or states, A actions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lore.gate.kl import KLControl
+from lore.gate.mix import centred, mix
+from lore.gate.temperature import build_temperature
+from lore.options import Gate as GateOptions
+from lore.types import Prior
+
+CLIP = 2.0  # a term of u never counts as more than this times its frozen mean
+
+
+@dataclass
+class Opening:
+    """What a gate makes of N states. beta: (N,), how strongly advice would act. latched: (N,) bool, whether
+    new advice may be asked for. terms: u and what it is made of, name -> (N,), for the metrics."""
+
+    beta: Tensor
+    latched: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass
+class Mixed:
+    """logits: l_mix (N, A). beta: (N,), what acted, 0 without advice. temperature: (N,), of the advice."""
+
+    logits: Tensor
+    beta: Tensor
+    temperature: Tensor
+
+
+class Gate:
+    """Base of all gates: mixes advice with the beta that `open` gives, held to the KL constraint.
+
+    members: networks in each of the two ensembles whose doubt it reads; 0: it reads none. beta_max: largest
+    beta. dropout: share of training steps acted without advice. follows: advice alone acts, unmixed.
+    """
+
+    members = 0
+    beta_max = math.inf
+    dropout = 0.0
+    follows = False
+
+    def __init__(self, options: GateOptions, device: torch.device | str = "cpu"):
+        self.options, self.device = options, torch.device(device)
+        self.kl = KLControl(options.kl, device)
+        self._temperature = build_temperature(
+            options.temperature, options.entropy_share, options.fixed_temperature
+        )
+
+    @property
+    def delta_target(self) -> float:
+        """What the KL is held to, in nats."""
+        return self.kl.delta_target
+
+    @delta_target.setter
+    def delta_target(self, value: float) -> None:
+        self.kl.delta_target = value
+
+    @property
+    def kl_lr(self) -> float:
+        """Step of the multiplier lambda at an update."""
+        return self.kl.kl_lr
+
+    @kl_lr.setter
+    def kl_lr(self, value: float) -> None:
+        self.kl.kl_lr = value
+
+    def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        """logits: l_wm (N, A). doubt: of the ensembles, name -> (N,). latched: (N,) bool, one step ago."""
+        raise NotImplementedError
+
+    def imagined_beta(self, logits: Tensor, doubt: dict[str, Tensor], env_step: int) -> Tensor:
+        """beta (N,) of imagined states: capped at beta_imagine_max, without latch."""
+        on = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        return self.open(logits, doubt, on, env_step).beta.clamp(max=self.options.beta_imagine_max)
+
+    def bonus(self, prior: Tensor, mask: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """l_llm (N, A), allowed actions (N, A), l_wm (N, A) -> l~ (N, A) and its temperature (N,)."""
+        level = centred(prior, mask)
+        temperature = self._temperature(level, logits)
+        return level / temperature.unsqueeze(-1), temperature
+
+    def mix(self, logits: Tensor, prior: Prior, beta: Tensor) -> Mixed:
+        """l_wm (N, A), advice, beta (N,) -> l_mix; l_wm itself where there is no advice or beta is 0."""
+        beta = torch.where(prior.source.to(logits.device) > 0, beta, 0.0)
+        bonus, temperature = self.bonus(prior.logits.to(logits.device), prior.mask.to(logits.device), logits)
+        if self.kl.mode == "project":
+            beta = self.kl.project(logits, beta, bonus)
+        return Mixed(mix(logits, beta, bonus), beta, temperature)
+
+    def calibrate(self, logits: Tensor, doubt: dict[str, Tensor]) -> None:
+        """Called at each gradient step with states from replay, while `calibrating`."""
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether `calibrate` still wants states."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl": self.kl.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kl.load_state_dict(state["kl"])
+
+
+class FixedGate(Gate):
+    """The same beta everywhere; always ready to ask."""
+
+    def __init__(self, options: GateOptions, device: torch.device | str = "cpu"):
+        super().__init__(options, device)
+        self.beta_max = options.beta
+
+    def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        return Opening(torch.full_like(logits[:, 0], self.beta_max), torch.ones_like(latched), {})
+
+
+class FollowGate(Gate):
+    """Advice alone is followed, for the first `follow_steps` environment steps; then there is none."""
+
+    follows = True
+
+    def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        end = self.options.follow_steps
+        on = end is None or env_step < end
+        beta = torch.full_like(logits[:, 0], math.inf if on else 0.0)
+        return Opening(beta, torch.full_like(latched, on), {})
+
+    def mix(self, logits: Tensor, prior: Prior, beta: Tensor) -> Mixed:
+        beta = torch.where(prior.source.to(logits.device) > 0, beta, 0.0)
+        followed = torch.where(beta.unsqueeze(-1) > 0, prior.logits.to(logits.device), logits)
+        return Mixed(followed, beta, torch.ones_like(beta))
+
+
+class UncertaintyGate(Gate):
+    """beta(s) = beta_max * sigmoid(kappa * (u(s) - tau)) * ramp(env_step) * (1 if latched, else off_scale).
+
+    u(s) = w_H * H[pi_wm(.|s)] / log A + w_V * Var[V(s)] / norm_V + w_D * Disagreement(s) / norm_D. Each norm
+    is its term's mean over the first norm_updates gradient steps, then frozen: a term divided by its own
+    running mean averages 1 for ever, and the gate could never close. Quotients are clipped at CLIP; until
+    there is a mean they are 1. The latch goes on above tau_high and off below tau_low.
+
+    Every attribute may be assigned on a live gate: weights (entropy, value_var, disagreement), beta_max,
+    kappa, tau, tau_high, tau_low, off_scale, warmup_steps, dropout, delta_target, kl_lr.
+    """
+
+    def __init__(self, options: GateOptions, device: torch.device | str = "cpu"):
+        super().__init__(options, device)
+        self.members = options.members
+        self.weights = dict(options.weights)
+        self.beta_max, self.kappa, self.tau = options.beta_max, options.kappa, options.tau
+        self.tau_high, self.tau_low, self.off_scale = options.tau_high, options.tau_low, options.off_scale
+        self.warmup_steps, self.dropout = options.warmup_steps, options.dropout
+        self.norm_updates = options.norm_updates
+        self.norms: dict[str, Tensor] = {}  # name -> mean, 0-d
+        self.calibrated = 0  # gradient steps that the norms are means of
+
+    def terms(self, logits: Tensor, doubt: dict[str, Tensor]) -> dict[str, Tensor]:
+        """u (N,) and its terms, unweighted: entropy in [0, 1], value_var and disagreement in [0, CLIP]."""
+        log_probs = logits.log_softmax(-1)
+        out = {"entropy": -(log_probs.exp() * log_probs).sum(-1) / math.log(logits.shape[-1])}
+        for name, value in doubt.items():
+            norm = self.norms.get(name)
+            out[name] = (
+                torch.ones_like(value) if norm is None else (value / norm).nan_to_num(1.0).clamp(0, CLIP)
+            )
+        u = sum((self.weights[name] * value for name, value in out.items()), torch.zeros_like(logits[:, 0]))
+        return {"u": u, **out}
+
+    def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        terms = self.terms(logits, doubt)
+        u = terms["u"]
+        latched = (u > self.tau_high) | (latched & (u >= self.tau_low))
+        beta = self.openness(u, env_step) * torch.where(latched, 1.0, self.off_scale)
+        return Opening(beta, latched, terms)
+
+    def openness(self, u: Tensor, env_step: int) -> Tensor:
+        """u (N,) -> beta (N,) with the latch on."""
+        ramp = min(1.0, env_step / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.beta_max * torch.sigmoid(self.kappa * (u - self.tau)) * ramp
+
+    @property
+    def calibrating(self) -> bool:
+        return self.calibrated < self.norm_updates
+
+    def calibrate(self, logits: Tensor, doubt: dict[str, Tensor]) -> None:
+        """Take doubt about states from replay, name -> (N,), into the norms; frozen after norm_updates."""
+        if not self.calibrating:
+            return
+        self.calibrated += 1
+        for name, value in doubt.items():
+            mean = value.mean()
+            before = self.norms.get(name, mean)
+            self.norms[name] = before + (mean - before) / self.calibrated
+
+    def state_dict(self) -> dict[str, Any]:
+        norms = {name: value.clone() for name, value in self.norms.items()}
+        return {**super().state_dict(), "norms": norms, "calibrated": self.calibrated}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.norms = {name: value.to(self.device) for name, value in state["norms"].items()}
+        self.calibrated = state["calibrated"]

@@ -1,0 +1,64 @@
+"""How far advice may move the policy: a multiplier in the actor's loss, or a beta lowered until it fits.
+
+Source of the multiplier: the usual dual ascent on a constraint, clipped at both ends.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lore.gate.mix import divergence, mix
+from lore.gate.solve import bracket
+from lore.options import KL
+
+ROUNDING = 1e-5  # share of delta that a projection stays below it, so that float32 does not step over
+
+
+class KLControl:
+    """The constraint KL(pi_mix || pi_wm) <= delta_target. mode, delta_target, kl_lr, lambda_max: assignable.
+
+    multiplier: lambda, a 0-d tensor.
+    """
+
+    def __init__(self, options: KL, device: torch.device | str = "cpu"):
+        self.mode, self.delta_target = options.mode, options.delta_target
+        self.kl_lr, self.lambda_max = options.kl_lr, options.lambda_max
+        self.multiplier = torch.zeros((), device=device)
+
+    def loss(self, total: Tensor, count: Tensor) -> Tensor:
+        """lambda * ReLU(KL - delta), 0-d, and lambda moved on; total: sum of the KL over `count` states.
+
+        Without any state there is no loss, and lambda stays.
+        """
+        kl = total / count.clamp(min=1)
+        loss = self.multiplier * torch.relu(kl - self.delta_target)
+        moved = self.multiplier + self.kl_lr * (kl.detach() - self.delta_target)
+        self.multiplier = torch.where(count > 0, moved.clamp(0.0, self.lambda_max), self.multiplier)
+        return torch.where(count > 0, loss, 0.0)
+
+    def project(self, logits: Tensor, beta: Tensor, bonus: Tensor) -> Tensor:
+        """The largest beta' <= beta with KL <= delta_target: (N, A), (N,), (N, A) -> (N,).
+
+        The KL grows with beta: its derivative is beta times the variance of the bonus under pi_mix.
+        """
+        if self.delta_target <= 0:
+            return torch.zeros_like(beta)
+        over = divergence(mix(logits, beta, bonus), logits) > self.delta_target
+        if not bool(over.any()):
+            return beta
+        wide, steps = logits.double(), bonus.double()
+
+        def room(x: Tensor) -> Tensor:  # (N, G)
+            mixed = wide.unsqueeze(1) + x.unsqueeze(-1) * steps.unsqueeze(1)
+            return -divergence(mixed, wide.unsqueeze(1))
+
+        level = torch.full_like(beta.double(), -self.delta_target * (1.0 - ROUNDING))
+        low, _ = bracket(room, level, torch.zeros_like(level), beta.double())
+        return torch.where(over, low.float(), beta)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"multiplier": self.multiplier.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.multiplier = state["multiplier"].to(self.multiplier.device)

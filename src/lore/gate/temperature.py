@@ -1,0 +1,85 @@
+"""How sharp advice is made before it is mixed in: the temperature T of l~ = (l_llm - its mean) / T.
+
+Letters: N rows, A actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lore.gate.solve import bracket
+
+TIE = 0.05  # nats: advice that differs by less is no difference, and is not made one by a low temperature
+MARGIN = 0.01  # of log A: how far above the entropy of their ties the others are kept
+COLDEST, HOTTEST = 0.01, 100.0  # bounds of `entropy`
+MATCH = (0.5, 3.0)  # bounds of `match`
+
+Temperature = Callable[[Tensor, Tensor], Tensor]
+"""Centred advice (N, A) and the agent's own logits (N, A) -> T (N,); inf where the advice says nothing."""
+
+
+def build_temperature(mode: str, entropy_share: float, fixed: float) -> Temperature:
+    """The temperature that `gate.temperature=MODE` stands for. Raises KeyError for another mode."""
+    modes: dict[str, Temperature] = {
+        "entropy": partial(_entropy, share=entropy_share),
+        "match": match_temperature,
+        "fixed": partial(_fixed, temperature=fixed),
+    }
+    return modes[mode]
+
+
+def entropy_temperature(level: Tensor, share: float) -> Tensor:
+    """T with H(softmax(level / T)) = share * log A, or the nearest that ties for the best allow; (N,).
+
+    Where k actions share the best place, entropy cannot fall below log k: then it is held just above that.
+    inf where all actions do.
+    """
+    level = level.double()
+    scale = math.log(level.shape[-1])
+    best = (level >= level.amax(-1, keepdim=True) - TIE).sum(-1)  # (N,)
+    target = torch.maximum(best.log() + MARGIN * scale, torch.full_like(level[:, 0], share * scale))
+
+    def entropy(log_inverse: Tensor) -> Tensor:
+        log_probs = (level.unsqueeze(1) * log_inverse.exp().unsqueeze(-1)).log_softmax(-1)  # (N, G, A)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    ends = [torch.full_like(target, -math.log(t)) for t in (HOTTEST, COLDEST)]
+    low, high = bracket(entropy, target, *ends)
+    temperature = torch.exp(-(low + high) / 2)
+    return torch.where(best == level.shape[-1], math.inf, temperature).float()
+
+
+def match_temperature(level: Tensor, logits: Tensor) -> Tensor:
+    """argmin over T in [0.5, 3] of KL(softmax(logits) || softmax(level / T)), (N,).
+
+    The KL is convex in 1 / T; its slope is E_T[level] - E_wm[level], which rises with 1 / T. Where the
+    slope has no zero in the interval, T is the end that it points to: exactly MATCH[0] or MATCH[1].
+    """
+    level = level.double()
+    wanted = (logits.double().softmax(-1) * level).sum(-1)  # (N,): E_wm[level]
+
+    def missing(inverse: Tensor) -> Tensor:
+        return -((level.unsqueeze(1) * inverse.unsqueeze(-1)).softmax(-1) * level.unsqueeze(1)).sum(-1)
+
+    ends = [torch.full_like(wanted, 1.0 / t) for t in reversed(MATCH)]
+    low, high = bracket(missing, -wanted, *ends)
+    middle = torch.where(low == ends[0], ends[0], torch.where(high == ends[1], ends[1], (low + high) / 2))
+    return torch.where(level.amax(-1) - level.amin(-1) < TIE, math.inf, 1.0 / middle).float()
+
+
+def pinned(temperature: Tensor) -> Tensor:
+    """Where `match` stands at an end of its interval: (N,) bool."""
+    return (temperature == MATCH[0]) | (temperature == MATCH[1])
+
+
+def _entropy(level: Tensor, logits: Tensor, *, share: float) -> Tensor:
+    return entropy_temperature(level, share)
+
+
+def _fixed(level: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
+    return torch.full_like(level[:, 0], temperature)
