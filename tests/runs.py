@@ -27,6 +27,7 @@ TINY = [
     "env.actions=useful",
     "env.max_steps=18",
     "logger=quiet",
+    "llm.cache=null",
     "run.steps=120",
     "run.prefill=30",
     "run.eval_every=40",

@@ -34,6 +34,10 @@ VARIANTS = {
     "rgb64": ["obs=rgb64", "run.steps=70", "run.eval_episodes=2", "env.max_steps=8"],
     "advised": ["agent=prior", "llm=scripted", "llm.cache=null", "env=doorkey5", "env.max_steps=30"],
     "advised side by side": ["agent=prior", "llm=oracle", "llm.cache=null", "run.envs=3"],
+    "projected": ["gate=fixed", "gate.beta=2", "gate.kl.mode=project", "agent.replay_value=weight"],
+    "followed": ["gate=follow", "gate.follow_steps=60", "agent.replay_value=drop"],
+    "distilled, in imagination too": ["prior_net.enabled=true", "gate.mix_in_imagination=true", "run.envs=2"],
+    "noise": ["explore.epsilon_start=0.5", "explore.temperature_start=2", "explore.valid_noise=true"],
     "ensembles": ["agent.critic_ensemble=2", "agent.disagreement_ensemble=2"],
 }
 

@@ -7,18 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lore.dreamer.agent import DreamerV3Agent
+    from lore.gate import UncertaintyGate
+    from lore.llm.controller import LLMController
     from lore.metrics.aggregate import MetricsAggregator
     from lore.options import Config
     from lore.replay import ReplayBuffer
 
 __version__ = "0.1.0"
-__all__ = ["Config", "DreamerV3Agent", "MetricsAggregator", "ReplayBuffer", "__version__"]
+__all__ = [
+    "Config",
+    "DreamerV3Agent",
+    "LLMController",
+    "MetricsAggregator",
+    "ReplayBuffer",
+    "UncertaintyGate",
+    "__version__",
+]
 
 _HOME = {
     "Config": "lore.options",
     "DreamerV3Agent": "lore.dreamer.agent",
+    "LLMController": "lore.llm.controller",
     "MetricsAggregator": "lore.metrics.aggregate",
     "ReplayBuffer": "lore.replay",
+    "UncertaintyGate": "lore.gate",
 }
 
 

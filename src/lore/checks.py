@@ -14,7 +14,7 @@ from operator import attrgetter
 from lore.options import Agent, BadInput, Config, EvalOptions
 
 CHOICES = {
-    "dtype": ("bfloat16", "float32"),
+    "dtype": ("auto", "bfloat16", "float32"),
     "obs": ("symbolic", "raw147", "rgb64"),
     "env.actions": ("all", "useful"),
     "agent.name": ("dreamer", "random", "prior"),

@@ -15,7 +15,7 @@ from lore.types import GridState
 class ActionNoise:
     """Turns the logits that would be sampled from into those of the noisy policy:
 
-    (1 - epsilon) * softmax(logits / temperature) + epsilon * uniform over all (valid_noise: the valid) actions.
+    (1 - epsilon) * softmax(logits / temperature) + epsilon * uniform over all (or all valid) actions.
     """
 
     def __init__(self, options: Explore, steps: int, action_names: Sequence[str]):

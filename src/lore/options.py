@@ -274,7 +274,7 @@ class Config:
 
     seed: int = 0  # seed of everything random in the run
     device: str = "cpu"  # cpu | cuda | cuda:N
-    dtype: str = "bfloat16"  # bfloat16 | float32: compute type of the networks; weights are float32
+    dtype: str = "auto"  # of the networks: bfloat16 | float32 | auto (bfloat16 where the device has it)
     threads: int = 1  # CPU threads of torch
     obs: str = "symbolic"  # symbolic (one-hot cells) | raw147 (147 numbers) | rgb64 (64 x 64 image)
     resume: str | None = None  # run folder to go on with, under its stored config

@@ -200,7 +200,7 @@ class DreamerV3Agent:
         losses: dict[str, Tensor],
         metrics: dict[str, Tensor],
     ) -> Tensor | None:
-        """Add the guide's part to losses and metrics; the rows' trust (B, T). feat: (B, T, F). kl: (H, B*T)."""
+        """Add the guide's part to losses and metrics; the rows' trust (B, T). feat (B, T, F), kl (H, B*T)."""
         if self.guide is None:
             return None
         with torch.no_grad():
