@@ -214,6 +214,18 @@ def test_kill_9_leaves_no_gap_and_no_duplicate(whole: Path, tmp_path: Path) -> N
     kill_and_resume(whole, tmp_path / "run", ["size", "write", "row", "rename"])
 
 
+def test_kill_9_with_gate_distillation_controller_journal_and_budget_in_play(tmp_path: Path) -> None:
+    """Letter F's parts, with so many asks that the kills fall among them, and a budget that runs out."""
+    options = ["env=doorkey5", "env.actions=all", "env.max_steps=30", "llm=oracle", "llm.cooldown_steps=2"]
+    options += ["llm.budget_total=20", "prior_net.enabled=true", "gate.mix_in_imagination=true"]
+    options += ["gate.warmup_steps=50", "gate.norm_updates=5", "gate.kl.kl_lr=0.5", "gate.kl.delta_target=0.01"]
+    whole = runs.run(tmp_path / "whole", *options)
+    last = runs.training_rows(whole)[-1]
+    assert last["llm/calls_used"] == 20 and last["llm/budget_remaining"] == 0
+    assert any(row.get("uncertainty_gate/lambda_kl", 0) > 0 for row in runs.training_rows(whole))
+    kill_and_resume(whole, tmp_path / "run", ["size", "write", "row"], *options)
+
+
 @pytest.mark.slow
 def test_kill_9_at_ten_moments_leaves_no_gap_and_no_duplicate(tmp_path: Path) -> None:
     options = ["run.steps=1000", "run.save_every=20"]
