@@ -55,7 +55,7 @@ def test_a_second_run_takes_its_answers_from_the_cache_and_is_charged_alike(tmp_
 def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     dead = runs.run(tmp_path / "dead", *ALONE, "llm=anthropic", "llm.breaker_failures=2")
-    none = runs.run(tmp_path / "none", *ALONE)
+    none = runs.run(tmp_path / "none", *ALONE, "llm=none")
     assert episodes(dead) == episodes(none)
     last = [row for row in rows(dead / "metrics.jsonl") if "llm/failure/no_key" in row][-1]
     assert last["llm/failure/no_key"] == last["llm/calls_used"] >= 2
@@ -65,7 +65,6 @@ def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "overrides, key, says",
     [
-        (["llm=scripted"], "llm.provider", "agent=dreamer takes no advice"),
         (["agent=prior", "llm.provider=nobody"], "llm.provider", "unknown provider"),
         (["agent=prior", "llm=scripted", "llm.ledger=/x"], "llm.ledger_limit", "is needed"),
         (["agent=prior", "llm=scripted", "llm.competence=2"], "llm.competence", "between 0 and 1"),

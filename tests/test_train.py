@@ -74,9 +74,10 @@ def test_the_greedy_policy_leaves_the_sampled_one_its_numbers(whole: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["critic_ensemble", "disagreement_ensemble"])
-def test_an_ensemble_leaves_the_rest_of_the_trace_unchanged(name: str, whole: Path, tmp_path: Path) -> None:
+def test_an_ensemble_leaves_the_rest_of_the_trace_unchanged(name: str, tmp_path: Path) -> None:
     """opt/ is the norm over all weights, the ensemble's among them."""
-    other = runs.run(tmp_path, f"agent.{name}=3")
+    whole = runs.run(tmp_path / "without", "gate=none")
+    other = runs.run(tmp_path / "with", "gate=none", f"agent.{name}=3")
     assert runs.training_rows(other)[-1][f"loss/{name}"] > 0
     assert runs.rows(other, leave_out=(f"loss/{name}", "opt/")) == runs.rows(whole, leave_out=("opt/",))
     assert runs.rows(other, "episodes.jsonl") == runs.rows(whole, "episodes.jsonl")
@@ -176,7 +177,7 @@ def test_the_summary_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return [replace(lost, return_=1.0, success=True)] * won + [lost] * (4 - won)
 
     monkeypatch.setattr(train.Evaluator, "run", play)
-    runs.run(tmp_path, "run.eval_every=20")
+    runs.run(tmp_path, "gate=none", "run.eval_every=20")
     assert seen == [("running", step, 80 if step > 80 else None) for step in range(20, 101, 20)]
     summary = runs.summary(tmp_path)
     assert (summary["status"], summary["steps_to_90"], summary["eval_success_greedy"]) == (
@@ -219,7 +220,7 @@ def test_rows_stay_aligned_through_wrap_around_and_resume(
         return latent, belief
 
     monkeypatch.setattr(DreamerV3Agent, "infer", infer)
-    options = ["run.envs=3", "run.eval_every=0", "run.prefill=119"]
+    options = ["gate=none", "run.envs=3", "run.eval_every=0", "run.prefill=119"]
     runs.run(tmp_path, *options, stop_at=25)
     stored = runs.replay(runs.run(tmp_path, *options))
     count, action, reward = stored["obs/count"], stored["action"], stored["reward"]
@@ -252,8 +253,8 @@ def test_a_gradient_step_refreshes_the_latents_of_its_rows(
     done: list[tuple[Batch, Latent]] = []
     real = DreamerV3Agent.update
 
-    def update(agent: DreamerV3Agent, batch: Batch) -> Any:
-        metrics, latent = real(agent, batch)
+    def update(agent: DreamerV3Agent, batch: Batch, report: bool) -> Any:
+        metrics, latent = real(agent, batch, report)
         done.append((batch, latent))
         return metrics, latent
 
