@@ -24,7 +24,8 @@ class CriticEnsemble(nn.Module):
     def __init__(self, members: int, features: int, bins: int, size: Size, seed: int):
         super().__init__()
         self.members = members
-        self.net = MemberMLP(members, features, size.units, bins, generator(seed, "init/critic_ensemble"))
+        rng = generator(seed, "init/critic_ensemble")
+        self.net = MemberMLP(members, features, size.units, bins, rng, scale=0.0)  # all begin at exactly 0
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def loss(self, feat: Tensor, returns: Tensor, index: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lore.options import Gate as GateOptions
 from lore.types import Prior
 
 CLIP = 2.0  # a term of u never counts as more than this times its frozen mean
+FLOORS = {"value_var": 0.05**2}  # smallest norms: before a reward was seen all critics say 0, and agree
 
 
 @dataclass
@@ -148,8 +149,10 @@ class UncertaintyGate(Gate):
 
     u(s) = w_H * H[pi_wm(.|s)] / log A + w_V * Var[V(s)] / norm_V + w_D * Disagreement(s) / norm_D. Each norm
     is its term's mean over the first norm_updates gradient steps, then frozen: a term divided by its own
-    running mean averages 1 for ever, and the gate could never close. Quotients are clipped at CLIP; until
-    there is a mean they are 1. The latch goes on above tau_high and off below tau_low.
+    running mean averages 1 for ever, and the gate could never close. norm_V is at least (0.05)^2: a spread of
+    the critics below 5 % of the smallest return scale is no doubt, even where no reward came in time for the
+    mean. Quotients are clipped at CLIP; until there is a mean they are 1. The latch goes on above tau_high and
+    off below tau_low.
 
     Every attribute may be assigned on a live gate: weights (entropy, value_var, disagreement), beta_max,
     kappa, tau, tau_high, tau_low, off_scale, warmup_steps, dropout, delta_target, kl_lr.
@@ -171,12 +174,16 @@ class UncertaintyGate(Gate):
         log_probs = logits.log_softmax(-1)
         out = {"entropy": -(log_probs.exp() * log_probs).sum(-1) / math.log(logits.shape[-1])}
         for name, value in doubt.items():
-            norm = self.norms.get(name)
-            out[name] = (
-                torch.ones_like(value) if norm is None else (value / norm).nan_to_num(1.0).clamp(0, CLIP)
-            )
+            out[name] = self._share(name, value)
         u = sum((self.weights[name] * value for name, value in out.items()), torch.zeros_like(logits[:, 0]))
         return {"u": u, **out}
+
+    def _share(self, name: str, value: Tensor) -> Tensor:
+        """A term (N,) divided by its norm, in [0, CLIP]; 1 until there is one, and where it is not finite."""
+        if name not in self.norms:
+            return torch.ones_like(value)
+        norm = self.norms[name].clamp(min=FLOORS.get(name, 0.0))
+        return (value / norm).nan_to_num(1.0).clamp(0.0, CLIP)
 
     def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
         terms = self.terms(logits, doubt)

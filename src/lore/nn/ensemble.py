@@ -13,14 +13,16 @@ from lore.nn.layers import NORM_EPS, trunc_normal
 
 
 class MemberMLP(nn.Module):
-    """K two-layer networks side by side: (N, fan_in) -> (K, N, fan_out)."""
+    """K two-layer networks side by side: (N, fan_in) -> (K, N, fan_out). scale: of the output weights."""
 
-    def __init__(self, members: int, fan_in: int, units: int, fan_out: int, rng: torch.Generator):
+    def __init__(
+        self, members: int, fan_in: int, units: int, fan_out: int, rng: torch.Generator, scale: float = 1.0
+    ):
         super().__init__()
         self.weight_in = nn.Parameter(trunc_normal((members, fan_in, units), fan_in, 1.0, rng))
         self.bias_in = nn.Parameter(torch.zeros(members, 1, units))
         self.scale = nn.Parameter(torch.ones(members, 1, units))
-        self.weight_out = nn.Parameter(trunc_normal((members, units, fan_out), units, 1.0, rng))
+        self.weight_out = nn.Parameter(trunc_normal((members, units, fan_out), units, scale, rng))
         self.bias_out = nn.Parameter(torch.zeros(members, 1, fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
