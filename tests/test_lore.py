@@ -1,4 +1,4 @@
-"""LoRe as a whole: what changes nothing changes nothing, what acts is seen, and each part only where it may."""
+"""LoRe as a whole: what changes nothing changes nothing, what acts is seen, each part only where it may."""
 
 from __future__ import annotations
 

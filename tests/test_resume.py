@@ -218,7 +218,8 @@ def test_kill_9_with_gate_distillation_controller_journal_and_budget_in_play(tmp
     """Letter F's parts, with so many asks that the kills fall among them, and a budget that runs out."""
     options = ["env=doorkey5", "env.actions=all", "env.max_steps=30", "llm=oracle", "llm.cooldown_steps=2"]
     options += ["llm.budget_total=20", "prior_net.enabled=true", "gate.mix_in_imagination=true"]
-    options += ["gate.warmup_steps=50", "gate.norm_updates=5", "gate.kl.kl_lr=0.5", "gate.kl.delta_target=0.01"]
+    options += ["gate.warmup_steps=50"]
+    options += ["gate.norm_updates=5", "gate.kl.kl_lr=0.5", "gate.kl.delta_target=0.01"]
     whole = runs.run(tmp_path / "whole", *options)
     last = runs.training_rows(whole)[-1]
     assert last["llm/calls_used"] == 20 and last["llm/budget_remaining"] == 0

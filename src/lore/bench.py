@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from lore.build import build_agent, build_replay
+from lore.build import build_agent, build_replay, compute_type
 from lore.dreamer.agent import REGION, DreamerV3Agent
 from lore.memory import keep_freed_memory
 from lore.nn.native import torch_only
@@ -67,7 +67,7 @@ def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
     return {
         "workload": f"{_shape(cfg)} raw147 {ACTIONS} actions",
         "device": torch.cuda.get_device_name(agent.device) if agent.device.type == "cuda" else "cpu",
-        "dtype": cfg.dtype,
+        "dtype": compute_type(cfg.dtype, cfg.device),
         "size": f"{cfg.size.deter}/{cfg.size.hidden}/{cfg.size.classes}/{cfg.size.units}",
         "params": sum(agent.optimizer.sizes),
         "median_s": float(f"{step:.4g}"),

@@ -11,13 +11,17 @@ import math
 import re
 from operator import attrgetter
 
-from lore.options import Agent, BadInput, Config, EvalOptions
+from lore.arms import check_arm
+from lore.options import LLM, Agent, BadInput, Config, EvalOptions, Gate
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "obs": ("symbolic", "raw147", "rgb64"),
     "env.actions": ("all", "useful"),
     "agent.name": ("dreamer", "random", "prior"),
+    "agent.replay_value": ("keep", "weight", "drop"),
+    "gate.temperature": ("entropy", "match", "fixed"),
+    "gate.kl.mode": ("none", "penalty", "project"),
     "logger.wandb": ("auto", "offline", "disabled"),
     "logger.terminal": ("auto", "live", "plain", "off"),
 }
@@ -51,6 +55,21 @@ AT_LEAST = {
     "agent.slow_reg": 0,
     "agent.critic_ensemble": 0,
     "agent.disagreement_ensemble": 0,
+    "explore.anneal_steps": 1,
+    "explore.actor_warmup": 0,
+    "gate.beta": 0,
+    "gate.beta_max": 0,
+    "gate.kappa": 0,
+    "gate.warmup_steps": 0,
+    "gate.members": 2,
+    "gate.norm_updates": 1,
+    "gate.follow_steps": 0,
+    "gate.beta_imagine_max": 0,
+    "gate.kl.delta_target": 0,
+    "gate.kl.kl_lr": 0,
+    "gate.kl.lambda_max": 0,
+    "prior_net.members": 2,
+    "health.kl_rows": 1,
     "llm.api_retries": 0,
     "llm.max_tokens": 1,
     "llm.budget_total": 0,
@@ -72,6 +91,10 @@ ABOVE_ZERO = (
     "agent.agc",
     "agent.opt_eps",
     "agent.return_limit",
+    "explore.temperature_start",
+    "explore.temperature_end",
+    "gate.entropy_share",
+    "gate.fixed_temperature",
 )
 SHARES = (
     "agent.lam",
@@ -80,6 +103,14 @@ SHARES = (
     "agent.unimix",
     "agent.slow_rate",
     "agent.return_rate",
+    "replay.success_bias",
+    "explore.epsilon_start",
+    "explore.epsilon_end",
+    "gate.off_scale",
+    "gate.dropout",
+    "gate.entropy_share",
+    "prior_net.max_entropy",
+    "prior_net.max_disagreement",
 )
 
 
@@ -91,6 +122,8 @@ def check(cfg: Config) -> None:
         _scales(cfg.agent)
     if cfg.size.deter % cfg.size.blocks:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
+    check_arm(cfg)
+    _gate(cfg)
     _llm(cfg)
     _env(cfg)
     _device(cfg.device)
@@ -195,6 +228,46 @@ def _llm(cfg: Config) -> None:
     if (llm.ledger is None) != (llm.ledger_limit is None):
         missing = "llm.ledger" if llm.ledger is None else "llm.ledger_limit"
         raise BadInput(missing, "is needed: a ledger is a file (llm.ledger) and a limit (llm.ledger_limit)")
+    if cfg.gate.name != "none" and llm.provider == "anthropic" and _unlimited(llm):
+        raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
+
+
+def _unlimited(llm: LLM) -> bool:
+    """Whether a paid provider would be asked without any limit."""
+    free = llm.prices is not None and not any(vars(llm.prices).values())
+    return llm.budget_total is None and llm.budget_usd is None and not free
+
+
+def _gate(cfg: Config) -> None:
+    gate, learner = cfg.gate, cfg.agent.name
+    known = Gate().weights
+    for name in gate.weights.keys() ^ known.keys():
+        wrong = "unknown term" if name in gate.weights else "is missing"
+        raise BadInput(f"gate.weights.{name}", f"{wrong}; the terms are {', '.join(known)}")
+    for name, value in gate.weights.items():
+        if not 0 <= value < math.inf:
+            raise BadInput(f"gate.weights.{name}", f"{value} must be at least 0")
+    if gate.tau_low > gate.tau_high:
+        raise BadInput("gate.tau_low", f"{gate.tau_low} must not lie above gate.tau_high={gate.tau_high}")
+    if learner == "random" and (gate.name, cfg.llm.provider) != ("none", "none"):
+        key = "gate" if gate.name != "none" else "llm"
+        raise BadInput(key, "agent=random takes no advice; use agent=prior to follow an adviser alone")
+    if learner == "prior" and gate.name != "follow":
+        raise BadInput("gate", f"agent=prior follows its adviser: gate=follow, not {gate.name}")
+    if cfg.prior_net.enabled and learner != "dreamer":
+        raise BadInput(
+            "prior_net.enabled", f"agent={learner} has no features to distil into; use agent=dreamer"
+        )
+    if gate.mix_in_imagination and not (cfg.prior_net.enabled and gate.name not in ("none", "follow")):
+        raise BadInput(
+            "gate.mix_in_imagination",
+            "needs prior_net.enabled=true and a gate that mixes: in imagination only PriorNet advises",
+        )
+    if gate.name == "follow":
+        if gate.kl.mode != "none":
+            raise BadInput("gate.kl.mode", f"gate=follow mixes nothing: none, not {gate.kl.mode}")
+        if cfg.agent.replay_value == "weight":
+            raise BadInput("agent.replay_value", "gate=follow mixes nothing to weigh by; use keep or drop")
 
 
 def _device(device: str) -> None:

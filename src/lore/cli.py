@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lore import config, run_folder
+from lore.arms import arm_name
 from lore.options import BadInput, Config, EvalOptions
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -36,11 +37,11 @@ Keys, with their defaults:
 
 
 class JobFailed(RuntimeError):
-    """A job of a sweep ended with this exit status; its own line has been printed."""
+    """A job of a sweep ended with this exit status; its own line has been printed. sweep: its folder."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    def __init__(self, status: int, sweep: str) -> None:
+        super().__init__(status, sweep)
+        self.status, self.sweep = status, sweep
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
@@ -135,10 +136,12 @@ def _launch(arguments: list[str]) -> int:
 
     @hydra.main(config_path="pkg://lore.conf", config_name="config", version_base="1.3")
     def job(node: DictConfig) -> None:
-        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        status = _job(node, Path(HydraConfig.get().runtime.output_dir), [TRAIN, *arguments])
-        if status in (FAILED, BAD_INPUT) and sweep:
-            raise JobFailed(status)  # the other jobs of the sweep still run
+        here = HydraConfig.get()
+        folder = Path(here.runtime.output_dir)
+        sweep = Path(here.sweep.dir).absolute() if here.mode == RunMode.MULTIRUN else None
+        status = _job(node, folder, [TRAIN, *arguments], sweep)
+        if status in (FAILED, BAD_INPUT) and sweep is not None:
+            raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run
         if status != DONE:
             raise SystemExit(status)
 
@@ -150,7 +153,10 @@ def _status_of(job: Callable[[], None]) -> int:
     try:
         job()
     except JobFailed as error:
-        return error.status
+        failed = run_folder.failed(Path(error.sweep))
+        if failed:
+            print(f"{TRAIN}: failed: {', '.join(failed)}; the others are in {error.sweep}", file=sys.stderr)
+        return FAILED if failed else error.status
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else DONE
     except Exception as error:  # raised outside the job: Hydra refused the command
@@ -160,16 +166,22 @@ def _status_of(job: Callable[[], None]) -> int:
     return DONE
 
 
-def _job(node: DictConfig, run_dir: Path, command: list[str]) -> int:
-    """One run in a folder of its own. Every error becomes a line on stderr and an exit status."""
+def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None = None) -> int:
+    """One run in a folder of its own. Every error becomes a line on stderr and an exit status.
+
+    sweep: folder of the sweep that the run belongs to; its name is the run's group in W&B.
+    """
     try:
         if node.resume is not None:
             raise BadInput("resume", "goes with no group or preset; write lore-train resume=RUN_DIR")
         cfg = config.to_options(node)
         cfg.run.dir = str(run_dir)
+        if sweep is not None and cfg.logger.group is None:
+            cfg.logger.group = sweep.name
         _announce(cfg)
         _check_task(cfg)
         run_folder.claim(run_dir)
+        cfg.dtype = _compute_type(cfg)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
         return _refuse(TRAIN, error)
@@ -211,12 +223,21 @@ def _train(cfg: Config, run_dir: Path) -> int:
 
 def _announce(cfg: Config, before: str = "") -> None:
     learner = f"{cfg.agent.name} ({cfg.size.deter} units)" if cfg.agent.name == "dreamer" else cfg.agent.name
+    if cfg.gate.name != "none":
+        learner += f", gate {cfg.gate.name}, advised by {cfg.llm.provider},"
     where = os.path.relpath(cfg.run.dir)
     print(
-        f"{TRAIN}: {before}{learner} in {cfg.env.id}, {cfg.run.steps} steps, seed {cfg.seed} -> "
-        f"{where if not where.startswith('..') else cfg.run.dir}",
+        f"{TRAIN}: {before}arm {arm_name(cfg)}: {learner} in {cfg.env.id}, {cfg.run.steps} steps, "
+        f"seed {cfg.seed} -> {where if not where.startswith('..') else cfg.run.dir}",
         flush=True,
     )
+
+
+def _compute_type(cfg: Config) -> str:
+    """What `dtype` is on this machine: config.yaml says what was computed with, not what was left open."""
+    from lore.build import compute_type
+
+    return compute_type(cfg.dtype, cfg.device)
 
 
 def _check_task(cfg: Config) -> None:

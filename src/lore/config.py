@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import types
 import typing
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
+from lore.arms import arm_name
 from lore.checks import check, check_eval
 from lore.options import BadInput, Config, EvalOptions
 
@@ -45,9 +47,11 @@ _WORDS = {
     str: "text",
     types.NoneType: "null",
 }
-PRESETS = ("preset",)  # groups that are added (+preset=NAME), not chosen
+PRESETS = ("preset", "ablation")  # groups that are added (+preset=NAME), not chosen
 
 ConfigStore.instance().store(name="schema", node=Config, provider="lore")
+OmegaConf.register_new_resolver("lore.arm", lambda *, _root_: arm_name(_root_), replace=True)
+OmegaConf.register_new_resolver("lore.cores", lambda: os.cpu_count() or 1, replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:

@@ -93,6 +93,14 @@ def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path:
     return trace
 
 
+def failed(sweep: Path) -> list[str]:
+    """Names of the run folders in a sweep's folder whose summary says that they failed."""
+    summaries = sorted(sweep.glob("*/summary.json"))
+    return [
+        p.parent.name for p in summaries if json.loads(p.read_text(encoding="utf-8"))["status"] == "failed"
+    ]
+
+
 def _checkout() -> dict[str, Any]:
     """Commit of the source this runs from, or nulls outside a git checkout."""
     root = Path(__file__).resolve().parents[2]

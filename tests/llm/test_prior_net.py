@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lore.llm.prior_net import PriorNet
-from lore.options import PriorNet as PriorNetOptions
 from lore.nn.ensemble import bootstrap_mask
+from lore.options import PriorNet as PriorNetOptions
 from lore.types import SOURCES
 
 F, A, K, UNITS = 24, 7, 5, 32

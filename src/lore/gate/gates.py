@@ -151,7 +151,7 @@ class UncertaintyGate(Gate):
     is its term's mean over the first norm_updates gradient steps, then frozen: a term divided by its own
     running mean averages 1 for ever, and the gate could never close. norm_V is at least (0.05)^2: a spread of
     the critics below 5 % of the smallest return scale is no doubt, even where no reward came in time for the
-    mean. Quotients are clipped at CLIP; until there is a mean they are 1. The latch goes on above tau_high and
+    mean. Quotients are clipped at CLIP, and 1 until there is a mean. The latch goes on above tau_high and
     off below tau_low.
 
     Every attribute may be assigned on a live gate: weights (entropy, value_var, disagreement), beta_max,
