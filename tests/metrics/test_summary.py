@@ -1,6 +1,8 @@
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,10 +36,11 @@ def test_auc_is_the_mean() -> None:
     assert auc([[500, 0.0], [1000, 0.5], [1500, 1.0]]) == 0.5
 
 
-def summary(status: str = "running", curve: list[list[float]] | None = None) -> dict:
+def summary(status: str = "running", curve: list[list[float]] | None = None, **more: Any) -> dict:
     return make_summary(
         env_id="E", arm="none", seed=3, env_steps=1000, gradient_steps=50, wall_s=1.5, status=status,
         eval_curve=[[500, 0.9], [1000, 1.0]] if curve is None else curve, eval_success_greedy=0.97,
+        **more,
     )  # fmt: skip
 
 
@@ -50,6 +53,18 @@ def test_summary_has_the_keys_others_rely_on() -> None:
     assert values["eval_success_advised"] is None and values["cache_hit_rate"] is None
     assert values["llm_calls_used"] == 0 and values["alerts"] == {}
     assert values["influence"] == {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0}
+
+
+def test_summary_tells_the_influence_and_the_alerts() -> None:
+    advice = {
+        "llm/influence_kl": 0.02, "llm/prior_share": 0.5, "llm/argmax_flip_share": 0.1, "llm/calls_used": 7.0,
+        "llm/cache_hit_rate": math.nan,
+    }  # fmt: skip
+    values = summary(advice=advice, alerts={"low_entropy": 2})
+    assert values["influence"] == {"mean_kl": 0.02, "prior_share": 0.5, "argmax_flip_share": 0.1}
+    assert values["alerts"] == {"low_entropy": 2} and values["llm_calls_used"] == 7
+    assert values["cache_hit_rate"] is None
+    assert summary(advice={"llm/influence_kl": math.nan})["influence"]["mean_kl"] == 0.0
 
 
 def test_summary_before_the_first_evaluation() -> None:

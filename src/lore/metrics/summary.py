@@ -46,6 +46,7 @@ def make_summary(
     eval_success_greedy: float | None,
     eval_success_advised: float | None = None,
     advice: Mapping[str, float] | None = None,
+    alerts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """All keys of summary.json.
 
@@ -53,16 +54,15 @@ def make_summary(
     the run. eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is its last
     value (None before the first evaluation). eval_success_greedy: greedy policy at the same moment.
 
-    eval_success_advised: the same with advice on, None without an adviser. advice: its llm/ metrics, empty
-    without. Until advice is mixed into a policy, influence is zero but for the share of advised steps; until
-    runs have a health monitor, alerts is empty.
+    eval_success_advised: the same with advice on, None without an adviser. advice: the latest llm/ metrics,
+    empty without. alerts: name -> how often (`RunLogger.alerts`).
 
     Raises ValueError for an unknown status.
     """
     if status not in STATUSES:
         raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
     curve = [[int(step), float(success)] for step, success in eval_curve]
-    advice = advice or {}
+    advice = {name: value for name, value in (advice or {}).items() if math.isfinite(value)}
     return {
         "env_id": env_id,
         "arm": arm,
@@ -81,11 +81,11 @@ def make_summary(
         "llm_cost_usd": advice.get("llm/cost_usd", 0.0),
         "cache_hit_rate": advice.get("llm/cache_hit_rate"),
         "influence": {
-            "mean_kl": 0.0,
+            "mean_kl": advice.get("llm/influence_kl", 0.0),
             "prior_share": advice.get("llm/prior_share", 0.0),
-            "argmax_flip_share": 0.0,
+            "argmax_flip_share": advice.get("llm/argmax_flip_share", 0.0),
         },
-        "alerts": {},
+        "alerts": dict(alerts or {}),
     }
 
 
