@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 
 from lore.metrics.logger import RunLogger
 from lore.metrics.wandb_sink import WandbSink
-from lore.options import Logger
+from lore.options import Config, Env, Logger, Run
 
-CFG = {"env": {"id": "MiniGrid-Empty-5x5-v0"}, "run": {"steps": 1000}, "seed": 0}
+CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
 
 
 class ServiceDied(Exception):
@@ -287,6 +288,44 @@ def test_a_real_offline_run_resumed(tmp_path: Path, capfd: pytest.CaptureFixture
     assert len(list((tmp_path / "wandb" / "replaced").iterdir())) == 1
     out, err = capfd.readouterr()
     assert out == "" and err == ""
+
+
+def test_two_real_runs_in_one_process_the_first_of_which_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, step in {"first": 100, "second": 200}.items():
+        (tmp_path / name).mkdir()
+        try:
+            with logger(tmp_path / name) as log:
+                log.metrics(step, {"x": 1.0})
+                if name == "first":
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+        assert log.wandb_errors == {}
+        (segment,) = (tmp_path / name / "wandb").glob("offline-run-*")
+        assert [(row["_step"], row["env_step"]) for row in history(segment)] == [(0, step)]
+    first, second = ((tmp_path / name / "wandb_id.txt").read_text() for name in ("first", "second"))
+    assert first != second and capfd.readouterr().err == ""
+
+
+def test_a_real_run_beside_an_llm_client_prints_nothing(tmp_path: Path) -> None:
+    (tmp_path / "anthropic.py").touch()  # W&B advertises a package of its own where it sees this one
+    script = (
+        "import anthropic, sys\nfrom pathlib import Path\nfrom dataclasses import asdict\n"
+        "from lore.metrics import RunLogger\nfrom lore.options import Config, Logger\n"
+        "options = Logger(wandb='offline', terminal='off')\n"
+        "with RunLogger(Path(sys.argv[1]), options, asdict(Config())) as log:\n    log.metrics(1, {})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
 def test_sink_without_rows_never_starts(no_wandb: None, tmp_path: Path) -> None:

@@ -92,13 +92,12 @@ class WandbSink:
             self._off = True
         if mode not in ("online", "run", "shared"):
             return
-        wandb = importlib.import_module("wandb")
-        wandb.setup(settings=wandb.Settings(silent=True))
+        wandb = _silent_wandb()
         if wandb.login(prompt=False, verify=False):
             self._init("online")
 
     def _init(self, mode: str) -> None:
-        wandb = importlib.import_module("wandb")
+        wandb = _silent_wandb()
         if mode == "offline":
             self._set_aside()
         self._run = wandb.init(
@@ -168,3 +167,10 @@ class WandbSink:
                 self._guard("finishing", lambda: run.finish(exit_code=1), then=then, quiet=True)
             return False
         return self._run is not None
+
+
+def _silent_wandb() -> Any:
+    """The package, told not to print: init's own setting is too late for what it says of other packages."""
+    wandb = importlib.import_module("wandb")
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
