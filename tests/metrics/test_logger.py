@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 import torch
 
 from lore.metrics.logger import RunLogger
-from lore.options import Logger
+from lore.options import Config, Env, Logger, Run
 from lore.types import Episode
 
 pytestmark = pytest.mark.usefixtures("no_wandb")
-CFG = {"env": {"id": "MiniGrid-Empty-5x5-v0"}, "run": {"steps": 1000}, "seed": 0}
+CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
 OPTIONS = Logger(wandb="disabled", terminal="off")
 
 
@@ -156,7 +157,7 @@ def test_leaving_by_an_exception_closes(
     with pytest.raises(error), RunLogger(tmp_path, Logger(wandb="disabled", terminal="plain"), CFG) as logger:
         logger.metrics(10, {})
         raise error
-    assert f"{status} at step 10 of 1000" in capsys.readouterr().err
+    assert f"{status.capitalize()} at step 10 of 1000" in capsys.readouterr().err
     with pytest.raises(ValueError, match="closed"):
         logger.metrics(20, {})
 

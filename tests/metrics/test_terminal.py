@@ -3,9 +3,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lore.metrics.terminal import Terminal, panel
-from lore.metrics.view import View, duration, plain_line, sparkline
+from lore.metrics.view import View, advice_text, duration, plain_line, sparkline
 from lore.types import Episode
 
 
@@ -83,7 +84,7 @@ def test_live_draws_at_most_four_times_a_second_and_says_everything() -> None:
         "next: lore-eval runs/a",
     ):
         assert words in text
-    assert "finished at step 200 of 10000" in text
+    assert "Finished at step 200 of 10000" in text
     terminal.metrics(300, {})
     assert stream.getvalue() == text
 
@@ -147,5 +148,43 @@ def test_state_of_the_view_comes_back() -> None:
 def test_words() -> None:
     assert [duration(s) for s in (None, 0, 61, 3661)] == ["-", "0:00", "1:01", "1:01:01"]
     assert sparkline([0.0, 0.5, 1.0]) == "▁▅█" and len(sparkline([1.0] * 100)) == 40
-    assert "success - (last 0 episodes)" in plain_line(view())
-    assert panel(view())
+    assert "success - (last 0 episodes) | evaluation" in plain_line(view())
+    assert "advice" not in drawn(view())
+
+
+def drawn(seen: View) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(panel(seen))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_how_strongly_advice_acts_and_what_is_left_of_the_budget() -> None:
+    seen = view()
+    seen.adviser = "scripted"
+    assert "success - (last 0 episodes) | advice: - | evaluation" in plain_line(seen)
+    terminal = Terminal("off", seen, io.StringIO())
+    terminal.metrics(
+        100,
+        {
+            "uncertainty_gate/avg_beta": 0.1234,
+            "uncertainty_gate/avg_kl": 0.00314,
+            "llm/budget_remaining": 143.0,
+        },
+    )
+    terminal.metrics(200, {"uncertainty_gate/avg_beta": None, "eval/success": 0.5})  # an evaluation has none
+    text = "beta 0.12, KL 0.0031, 143 asks left"
+    assert f"advice: {text} |" in plain_line(seen)
+    assert f"advice      {text}" in drawn(seen)
+    free = view()
+    free.row({"llm/calls_used": 57.0, "uncertainty_gate/avg_beta": 0.3})
+    assert advice_text(free) == "beta 0.3, 57 asks, no limit"
+
+
+def test_the_panel_fits_80_columns() -> None:
+    seen = view(12_345)
+    seen.steps, seen.adviser, seen.run_dir = 100_000, "scripted", Path("outputs/2026-01-01/run")
+    seen.evaluations = [[i * 500, i / 50, i / 50] for i in range(50)]
+    seen.marks.extend([(0.0, 0, 0), (1.0, 1, 1)])
+    seen.now = 60.0
+    lines = drawn(seen).splitlines()
+    assert len(lines) == 9 and all(len(line.rstrip()) <= 80 for line in lines)

@@ -1,7 +1,16 @@
 """Metrics: what a run writes down (JSONL), and the views of it (W&B, terminal)."""
 
 from lore.metrics.aggregate import MetricsAggregator
+from lore.metrics.closing import closing_text, next_command
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import auc, make_summary, steps_to_90
 
-__all__ = ["MetricsAggregator", "RunLogger", "auc", "make_summary", "steps_to_90"]
+__all__ = [
+    "MetricsAggregator",
+    "RunLogger",
+    "auc",
+    "closing_text",
+    "make_summary",
+    "next_command",
+    "steps_to_90",
+]

@@ -29,12 +29,13 @@ class RunLogger:
     def __init__(
         self, run_dir: Path, options: Logger, cfg_dict: Mapping[str, Any], env_step0: int = 0
     ) -> None:
-        """cfg_dict: the resolved config; env.id and run.steps are read. env_step0: where the view starts.
+        """cfg_dict: the resolved config, as asdict(Config). env_step0: where the view starts.
 
         Raises OSError when the folder cannot be written, ValueError for an unknown mode in `options`.
         """
-        view = View(cfg_dict["env"]["id"], run_dir, cfg_dict["run"]["steps"], env_step0)
-        self._terminal = Terminal(options.terminal, view)
+        task, steps, agent = cfg_dict["env"]["id"], cfg_dict["run"]["steps"], cfg_dict["agent"]["name"]
+        adviser = "none" if cfg_dict["gate"]["name"] == "none" else cfg_dict["llm"]["provider"]
+        self._terminal = Terminal(options.terminal, View(task, run_dir, steps, env_step0, agent, adviser))
         self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say)
         self._dir = run_dir
         self._files = {name: JsonlFile(run_dir / name) for name in (METRICS, EPISODES)}
@@ -94,6 +95,7 @@ class RunLogger:
         """Write summary.json (see `make_summary`): a reader sees the old one or the new one, never a part."""
         write_json(self._dir / "summary.json", values)
         self._wandb.summary(plain(values))
+        self._terminal.summary(values)
 
     def say(self, text: str) -> None:
         """Show a line on the terminal that stays."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -14,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lore.metrics.closing import closing_text
 from lore.metrics.view import (
     View,
-    closing_line,
+    advice_text,
     duration,
     evaluation_text,
     plain_line,
@@ -58,7 +61,8 @@ class Terminal:
         view.tick(view.now, view.env_step)
 
     def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
-        """A row of metrics was written. Reads `gradient_steps` from it, if it is there."""
+        """A row of metrics was written. Reads gradient_steps and what `View.row` takes, if they are there."""
+        self.view.row(values)
         self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
         self._draw()
 
@@ -74,6 +78,10 @@ class Terminal:
         self.view.tick(self._clock(), env_step)
         self._draw(now=True)
 
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """summary.json was written: `close` tells of the latest."""
+        self.view.summary, self.view.summary_at = dict(values), self._clock()
+
     def saved(self) -> None:
         """The run is being saved at its present step."""
         self.view.saved_step = self.view.env_step
@@ -88,8 +96,11 @@ class Terminal:
         else:
             self._write(lambda: print(text, file=self._stream, flush=True))
 
-    def close(self, status: str, next_step: str = "") -> None:
-        """Draw once more, say what the run came to, and what to try next (`next_step`, if given)."""
+    def close(self, status: str, next_step: str = "", alerts: Mapping[str, int] | None = None) -> None:
+        """Draw once more and say what the run came to.
+
+        next_step: what to try next. alerts: name -> how often. Both are told of where there are any.
+        """
         if self.mode == "off":
             return
         self.view.now = self._clock()
@@ -98,11 +109,20 @@ class Terminal:
         if self._live is not None:
             self._write(self._live.stop)
             self._live = None
-        self.say(closing_line(self.view, status))
-        self.say(f"folder: {self.view.run_dir}")
+        view = self.view
+        for sentence in closing_text(view.ending(status), view.steps, view.agent, view.adviser):
+            self.say(self._wrapped(sentence))
+        if alerts:
+            counts = ", ".join(f"{name} {count}" for name, count in alerts.items())
+            self.say(f"alerts: {counts} (in alerts.jsonl, with causes)")
+        self.say(f"folder: {view.run_dir}")
         if next_step:
             self.say(f"next: {next_step}")
         self.mode = "off"
+
+    def _wrapped(self, text: str) -> str:
+        """`text` in the width of a terminal; one line elsewhere."""
+        return textwrap.fill(text, shutil.get_terminal_size().columns) if self._stream.isatty() else text
 
     def _draw(self, now: bool = False) -> None:
         pause = LIVE_S if self.mode == "live" else PLAIN_S
@@ -145,11 +165,13 @@ def panel(view: View) -> Group:
     done = min(view.env_step / view.steps, 1.0) if view.steps else 1.0
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        ProgressBar(total=1.0, completed=done, width=40),
+        ProgressBar(total=1.0, completed=done, width=28),
         f"{view.env_step} / {view.steps} env steps, {share(done)}, left {duration(view.seconds_left)}",
     )
     rows = Table.grid(padding=(0, 2))
     rows.add_row("success", f"{share(view.success)} of the last {len(view.episodes)} training episodes")
+    if view.adviser != "none":
+        rows.add_row("advice", advice_text(view))
     rows.add_row("evaluation", evaluation_text(view))
     if view.evaluations:
         curve = sparkline([sampled for _, sampled, _ in view.evaluations])

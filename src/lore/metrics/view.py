@@ -11,16 +11,28 @@ from typing import Any
 WINDOW = 20  # training episodes in the success window
 SPEED_S = 60.0  # seconds over which speed is measured
 BARS = "▁▂▃▄▅▆▇█"
+METRICS = {
+    "beta": "uncertainty_gate/avg_beta",
+    "kl": "uncertainty_gate/avg_kl",
+    "asks": "llm/calls_used",
+    "asks_left": "llm/budget_remaining",
+}
 
 
 @dataclass
 class View:
-    """A run as the terminal sees it. Times are seconds of one clock; speeds are per second."""
+    """A run as the terminal sees it. Times are seconds of one clock; speeds are per second.
+
+    beta, kl (nats), asks and asks_left are those of the last row that had them, None before it; without a
+    limit on the asks, asks_left stays None.
+    """
 
     env_id: str
     run_dir: Path
     steps: int  # environment steps the run is to make
     env_step: int = 0
+    agent: str = "dreamer"
+    adviser: str = "none"  # who is asked; "none": nobody
     gradient_steps: int = 0
     started: float = 0.0
     now: float = 0.0
@@ -28,6 +40,28 @@ class View:
     evaluations: list[list[Any]] = field(default_factory=list)  # [env_step, sampled, greedy or None]
     saved_step: int | None = None
     marks: deque[tuple[float, int, int]] = field(default_factory=deque)  # (time, env_step, gradient_steps)
+    beta: float | None = None
+    kl: float | None = None
+    asks: float | None = None
+    asks_left: float | None = None
+    summary: dict[str, Any] = field(default_factory=dict)  # the latest summary.json
+    summary_at: float | None = None  # when it was written
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Take what is shown from a row of metrics."""
+        for name, metric in METRICS.items():
+            if values.get(metric) is not None:
+                setattr(self, name, values[metric])
+
+    def ending(self, status: str) -> dict[str, Any]:
+        """The latest summary at the present step and time; before the first, what else is known."""
+        if self.summary_at is None:
+            known = {"llm_calls_used": int(self.asks or 0)}
+            wall_s = self.now - self.started
+        else:
+            known = self.summary
+            wall_s = self.summary["wall_s"] + self.now - self.summary_at
+        return {**known, "status": status, "env_steps": self.env_step, "wall_s": wall_s}
 
     def tick(self, now: float, env_step: int, gradient_steps: int | None = None) -> None:
         """The run has reached `env_step` at time `now`."""
@@ -119,19 +153,23 @@ def saved_text(view: View) -> str:
     return "not yet" if view.saved_step is None else f"step {view.saved_step}"
 
 
+def advice_text(view: View) -> str:
+    """How strongly advice acts and the asks left, "beta 0.12, KL 0.0031, 143 asks left"; "-" at first."""
+    numbers = {"beta": view.beta, "KL": view.kl}
+    parts = [f"{name} {value:.2g}" for name, value in numbers.items() if value is not None]
+    if view.asks_left is not None:
+        parts.append(f"{view.asks_left:.0f} asks left")
+    elif view.asks is not None:
+        parts.append(f"{view.asks:.0f} asks, no limit")
+    return ", ".join(parts) or "-"
+
+
 def plain_line(view: View) -> str:
     """The whole view on one line, for a log file."""
+    advice = "" if view.adviser == "none" else f" | advice: {advice_text(view)}"
     return (
         f"step {view.env_step}/{view.steps}"
-        f" | success {share(view.success)} (last {len(view.episodes)} episodes)"
+        f" | success {share(view.success)} (last {len(view.episodes)} episodes){advice}"
         f" | evaluation {evaluation_text(view)} | {speed_text(view)} | left {duration(view.seconds_left)}"
         f" | saved: {saved_text(view)}"
     )
-
-
-def closing_line(view: View, status: str) -> str:
-    """What the run came to."""
-    line = f"{status} at step {view.env_step} of {view.steps} after {duration(view.now - view.started)}"
-    if view.evaluations:
-        line += f"; success in the last evaluation (step {view.evaluations[-1][0]}): {evaluation_text(view)}"
-    return line
