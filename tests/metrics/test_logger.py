@@ -3,22 +3,25 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lore.metrics.logger import RunLogger
-from lore.options import Config, Env, Logger, Run
+from lore.options import Config, Env, Health, Logger, Run
 from lore.types import Episode
 
 pytestmark = pytest.mark.usefixtures("no_wandb")
 CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
 OPTIONS = Logger(wandb="disabled", terminal="off")
+WELL = {"health/alerts": 0}
+SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("nan")}
 
 
-def open_logger(path: Path, env_step0: int = 0) -> RunLogger:
-    return RunLogger(path, OPTIONS, CFG, env_step0)
+def open_logger(path: Path, env_step0: int = 0, **health: Any) -> RunLogger:
+    return RunLogger(path, OPTIONS, {**CFG, "health": asdict(Health(**health))}, env_step0)
 
 
 def rows(path: Path, name: str = "metrics.jsonl") -> list[dict]:
@@ -33,15 +36,15 @@ def test_rows_in_order_and_readable_at_once(tmp_path: Path) -> None:
     logger = open_logger(tmp_path)
     logger.metrics(100, {"b": 1.0, "a": torch.tensor(2.0), "h": np.array([1.0, np.nan]), "bad": float("inf")})
     assert (tmp_path / "metrics.jsonl").read_text() == (
-        '{"env_step": 100, "b": 1.0, "a": 2.0, "h": [1.0, null], "bad": null}\n'
+        '{"env_step": 100, "b": 1.0, "a": 2.0, "h": [1.0, null], "bad": null, "health/alerts": 0}\n'
     )
     logger.evaluation(200, 0.5, 0.75, {"eval/length": 3.0})
     logger.metrics(200, {"b": 2.0})
     logger.evaluation(300, 0.5)
     assert rows(tmp_path)[1:] == [
-        {"env_step": 200, "eval/success": 0.5, "eval/success_greedy": 0.75, "eval/length": 3.0},
-        {"env_step": 200, "b": 2.0},
-        {"env_step": 300, "eval/success": 0.5},
+        {"env_step": 200, "eval/success": 0.5, "eval/success_greedy": 0.75, "eval/length": 3.0, **WELL},
+        {"env_step": 200, "b": 2.0, **WELL},
+        {"env_step": 300, "eval/success": 0.5, **WELL},
     ]
 
 
@@ -82,7 +85,7 @@ def test_rows_reach_the_disk_with_the_state_only(tmp_path: Path, monkeypatch: py
     logger.metrics(1, {})
     assert not synced
     logger.state_dict()
-    assert len(synced) == 2
+    assert len(synced) == 3
 
 
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -142,6 +145,64 @@ def test_a_folder_with_rows_is_not_added_to_by_accident(tmp_path: Path) -> None:
     second.restart()
     second.metrics(50, {})
     assert [row["env_step"] for row in rows(tmp_path)] == [50]
+
+
+def test_alerts_go_to_their_file_to_the_terminal_and_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = open_logger(tmp_path)
+    logger.metrics(100, {"policy/entropy": 1.9, "loss/actor": 0.0})
+    logger.metrics(200, SICK)
+    logger.evaluation(200, 0.0)
+    assert [row["health/alerts"] for row in rows(tmp_path)] == [0, 2, 2]
+    low, lost = rows(tmp_path, "alerts.jsonl")
+    assert list(low) == ["env_step", "level", "name", "value", "limit", "text", "cause", "knob"]
+    assert (low["env_step"], low["level"], low["value"], low["limit"]) == (200, "WARNING", 0.25, 0.5)
+    assert (lost["name"], lost["level"], lost["value"]) == ("nonfinite_loss", "ERROR", None)
+    assert capsys.readouterr().err == (
+        "[WARNING] Low entropy detected: 0.25 < 0.5\n[ERROR] Non-finite loss: loss/actor\n"
+    )
+    assert logger.alerts == {"low_entropy": 1, "nonfinite_loss": 1}
+
+
+def test_verbose_alerts_say_cause_and_knob(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_logger(tmp_path, verbose=True).metrics(100, {"opt/grad_norm": 5e3})
+    assert capsys.readouterr().err.splitlines() == [
+        "[WARNING] Gradient explosion: 5000 > 1000",
+        "  likely cause: a loss on a scale of its own, or steps that are too large",
+        "  knob: agent.lr or agent.agc down; agent.warmup up",
+    ]
+
+
+def test_without_the_monitor_nothing_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = open_logger(tmp_path, enabled=False)
+    logger.metrics(100, SICK)
+    open_logger(tmp_path, enabled=False).load_state_dict(logger.state_dict())
+    assert "health/alerts" not in rows(tmp_path)[0] and logger.alerts == {}
+    assert (tmp_path / "alerts.jsonl").read_text() == capsys.readouterr().err == ""
+
+
+def test_a_resumed_run_gives_the_same_alerts(tmp_path: Path) -> None:
+    def run(logger: RunLogger, steps: range) -> None:
+        for step in steps:
+            logger.metrics(step, SICK if step % 4 else {"policy/entropy": 1.0, "loss/actor": 1.0})
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    run(open_logger(whole), range(12))
+    logger = open_logger(cut)
+    run(logger, range(6))
+    file = io.BytesIO()
+    torch.save(logger.state_dict(), file)
+    file.seek(0)
+    run(logger, range(6, 10))
+    resumed = open_logger(cut)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    run(resumed, range(6, 12))
+    for name in ("metrics.jsonl", "alerts.jsonl"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    assert len(rows(cut, "alerts.jsonl")) == 6 and resumed.alerts == {"low_entropy": 3, "nonfinite_loss": 3}
 
 
 def test_summary(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lore.metrics.wandb_sink import WandbSink
 from lore.options import Config, Env, Logger, Run
 
 CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
+WELL = {"health/alerts": 0}
 
 
 class ServiceDied(Exception):
@@ -28,6 +29,11 @@ class FakeRun:
         self.summary: dict[str, Any] = {}
         self.rows: list[tuple[int, dict]] = []
         self.exit_code: int | None = None
+        self.alerts: list[tuple[str, str, str]] = []
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        self.fake.fail("alert")
+        self.alerts.append((title, text, level))
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
         self.fake.metrics.append((name, step_metric))
@@ -123,7 +129,7 @@ def test_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert fake.metrics == [("env_step", None), ("*", "env_step")]
     (run,) = fake.runs
     histogram = ("histogram", [1.0, 3.0], [0, 1, 2])
-    assert run.rows == [(0, {"env_step": 100, "x": 1.0, "actions": histogram})]
+    assert run.rows == [(0, {"env_step": 100, "x": 1.0, "actions": histogram, **WELL})]
     assert run.summary == {"auc": 0.5} and run.exit_code == 0
 
 
@@ -132,6 +138,44 @@ def test_online_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with logger(tmp_path) as log:
         log.metrics(100, {})
     assert [(init["mode"], init["resume"]) for init in fake.inits] == [("online", "allow")]
+
+
+SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("nan")}
+
+
+def test_alerts_of_an_online_run_are_sent_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = install(monkeypatch, key=True)
+    with logger(tmp_path) as log:
+        log.metrics(100, SICK)
+        log.metrics(200, SICK)
+    (run,) = fake.runs
+    low, lost = run.alerts
+    assert low[0] == "LoRe: low_entropy" and low[2] == "WARN" and lost[2] == "ERROR"
+    assert low[1].startswith("[WARNING] Low entropy detected: 0.25 < 0.5\n  likely cause: ")
+    assert low[1].endswith(f"at environment step 100 of {tmp_path}")
+    assert [(step, row["health/alerts"]) for step, row in run.rows] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(("key", "known"), [(False, 0), (True, 5)])
+def test_no_alert_offline_nor_for_a_row_the_server_has(
+    key: bool, known: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = install(monkeypatch, key=key, starting_step=known)
+    with logger(tmp_path) as log:
+        log.metrics(100, SICK)
+    assert log.alerts and fake.runs[0].alerts == []
+
+
+def test_an_alert_that_fails_is_said_counted_and_survived(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, key=True, alert=ServiceDied("gone"))
+    with logger(tmp_path) as log:
+        log.metrics(100, SICK)
+        log.metrics(200, {})
+    assert log.wandb_errors == {"ServiceDied": 1}
+    assert "an alert failed (ServiceDied: gone)" in capsys.readouterr().err
+    assert len((tmp_path / "alerts.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("offline", ["offline"]), ("disabled", [])])

@@ -2,10 +2,13 @@
 
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.closing import closing_text, next_command
+from lore.metrics.health import Alert, HealthMonitor
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import auc, make_summary, steps_to_90
 
 __all__ = [
+    "Alert",
+    "HealthMonitor",
     "MetricsAggregator",
     "RunLogger",
     "auc",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lore.metrics.health import Alert, monitor
 from lore.metrics.jsonl import JsonlFile
 from lore.metrics.summary import STATUSES, plain, write_json
 from lore.metrics.terminal import Terminal
@@ -15,11 +17,11 @@ from lore.metrics.wandb_sink import WandbSink
 from lore.options import Logger
 from lore.types import Episode
 
-METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
+METRICS, EPISODES, ALERTS = "metrics.jsonl", "episodes.jsonl", "alerts.jsonl"
 
 
 class RunLogger:
-    """Writes metrics.jsonl, episodes.jsonl and summary.json of one run folder and feeds the views.
+    """Writes metrics.jsonl, episodes.jsonl, alerts.jsonl and summary.json of one run folder, feeds the views.
 
     Use it as a context manager: leaving by an exception closes W&B and the terminal as well ("failed", or
     "interrupted" for KeyboardInterrupt). A folder that holds rows already needs `load_state_dict` (resume)
@@ -37,8 +39,9 @@ class RunLogger:
         adviser = "none" if cfg_dict["gate"]["name"] == "none" else cfg_dict["llm"]["provider"]
         self._terminal = Terminal(options.terminal, View(task, run_dir, steps, env_step0, agent, adviser))
         self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say)
+        self._health, self._verbose = monitor(cfg_dict), cfg_dict["health"]["verbose"]
         self._dir = run_dir
-        self._files = {name: JsonlFile(run_dir / name) for name in (METRICS, EPISODES)}
+        self._files = {name: JsonlFile(run_dir / name) for name in (METRICS, EPISODES, ALERTS)}
         self._ready = all(file.size == 0 for file in self._files.values())
         self._rows = 0
         self._closed = False
@@ -48,18 +51,31 @@ class RunLogger:
         """Failures of W&B so far in this run: exception class -> times."""
         return dict(self._wandb.errors)
 
-    def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
-        """Append {"env_step": env_step, **values} to metrics.jsonl.
+    @property
+    def alerts(self) -> dict[str, int]:
+        """Alerts of the health monitor so far in this run: name -> how often."""
+        return dict(self._health.counts) if self._health else {}
 
-        Tensors and arrays become numbers and lists, numbers that are not finite null.
+    def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
+        """Append {"env_step": env_step, **values} to metrics.jsonl, and what is wrong in it to alerts.jsonl.
+
+        With the health monitor on, the row also has health/alerts, the number of alerts so far. Tensors and
+        arrays become numbers and lists, numbers that are not finite null.
         Raises ValueError when `values` has an env_step of its own, OSError when the disk is full.
         """
         if "env_step" in values:
             raise ValueError("env_step is an argument of metrics(), not one of its values")
         row = plain({"env_step": env_step, **values})
+        alerts: Sequence[Alert] = ()
+        if self._health:
+            alerts = self._health.check(env_step, row)
+            row["health/alerts"] = sum(self._health.counts.values())
         self._append(METRICS, row)
         self._rows += 1
-        self._wandb.row(self._rows - 1, row)
+        for alert in alerts:
+            self._append(ALERTS, asdict(alert))
+            self.say(alert.line(self._verbose))
+        self._wandb.row(self._rows - 1, row, alerts)
         self._terminal.metrics(env_step, row)
 
     def evaluation(
@@ -109,6 +125,7 @@ class RunLogger:
             "offsets": offsets,
             "rows": self._rows,
             "wandb_errors": self.wandb_errors,
+            "health": self._health.state_dict() if self._health else None,
             "view": self._terminal.view.state_dict(),
         }
 
@@ -123,6 +140,8 @@ class RunLogger:
             file.truncate(state["offsets"][name])
         self._rows, self._ready = state["rows"], True
         self._wandb.errors.update(state["wandb_errors"])
+        if self._health:
+            self._health.load_state_dict(state["health"])
         self._terminal.view.load_state_dict(state["view"])
 
     def restart(self) -> None:
@@ -145,7 +164,7 @@ class RunLogger:
         for file in self._files.values():
             file.close()
         try:
-            self._terminal.close(status, next_step)
+            self._terminal.close(status, next_step, self.alerts)
         finally:
             self._wandb.finish(1 if status == "failed" else 0)
 

@@ -7,10 +7,12 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lore.metrics.health import ERROR, Alert
 from lore.options import Logger
 
 MODES = ("auto", "offline", "disabled")
@@ -44,18 +46,25 @@ class WandbSink:
         if options.wandb not in MODES:
             raise ValueError(f"logger.wandb={options.wandb}: use one of {', '.join(MODES)}")
         self._dir, self._options, self._cfg, self._say = run_dir, options, dict(cfg), say
+        self._online = False
         self._run: Any = None
         self._off = options.wandb == "disabled"
         self._first = 0  # rows before this number are with W&B already
         self._broken = False  # a run failed: its service is not fit for the next job of this process
         self.errors: dict[str, int] = {}
 
-    def row(self, number: int, row: Mapping[str, Any]) -> None:
-        """Send row `number` (from 0) of metrics.jsonl; starts W&B at the first call."""
+    def row(self, number: int, row: Mapping[str, Any], alerts: Sequence[Alert] = ()) -> None:
+        """Send row `number` (from 0) of metrics.jsonl; starts W&B at the first call.
+
+        alerts: that it led to. An online run sends them on, to wherever the user has W&B send alerts.
+        """
         if not self._off and self._run is None:
             self._start(number)
         if self._run is not None and number >= self._first:
             self._guard("logging a row", lambda: self._log(number, row))
+            for alert in alerts if self._online else ():
+                if self._run is not None:
+                    self._guard("an alert", partial(self._alert, alert))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Put the values that are numbers or texts into the run's summary."""
@@ -112,6 +121,7 @@ class WandbSink:
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_S, finish_timeout=FINISH_S),
         )
+        self._online = mode == "online"
         self._first = self._run.starting_step
         self._run.define_metric("env_step")
         self._run.define_metric("*", step_metric="env_step")
@@ -142,6 +152,11 @@ class WandbSink:
                 edges = list(range(len(value) + 1))
                 values[name] = wandb.Histogram(np_histogram=([float(v or 0.0) for v in value], edges))
         self._run.log(values, step=number, commit=True)
+
+    def _alert(self, alert: Alert) -> None:
+        text = f"{alert.line(verbose=True)}\nat environment step {alert.env_step} of {self._dir}"
+        level = "ERROR" if alert.level == ERROR else "WARN"
+        self._run.alert(f"LoRe: {alert.name}", text, level=level)
 
     def _guard(self, doing: str, call: Callable[[], Any], *, then: str = OFF, quiet: bool = False) -> bool:
         """The one place that meets W&B's failures. True when `call` went well and there is a run.

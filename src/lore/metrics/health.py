@@ -1,0 +1,275 @@
+"""The health monitor: from rows of metrics to alerts. It reports and never changes training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lore.options import Health
+
+WARNING, ERROR = "WARNING", "ERROR"
+SOLVED = 0.9  # success/windowed from which an agent needs neither exploration nor advice
+DECIDED = 0.5  # policy/prob_max above which a policy has left the nearly uniform one it starts as
+EXPECTED = 10.0  # times the limit on influence: where beta^2 / 2, the KL of advice of variance 1, should show
+CONSTANT_GATES = ("none", "fixed", "follow")  # beta says nothing about the agent
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something that goes wrong. value and limit: what was compared; None where it is no finite number."""
+
+    env_step: int
+    level: str  # WARNING | ERROR
+    name: str  # of the rule
+    value: float | None
+    limit: float | None
+    text: str
+    cause: str
+    knob: str
+
+    def line(self, verbose: bool = False) -> str:
+        """For the terminal: "[WARNING] Low entropy detected: 0.25 < 0.5"; verbose: with cause and knob."""
+        line = f"[{self.level}] {self.text}"
+        return f"{line}\n  likely cause: {self.cause}\n  knob: {self.knob}" if verbose else line
+
+
+@dataclass(frozen=True)
+class Found:
+    """A condition that is met, and how many rows in a row it has to be met before it is told."""
+
+    text: str
+    value: float | None = None
+    limit: float | None = None
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What rows are compared with. delta_target: in nats, None where nothing holds the KL to it.
+
+    adaptive: the gate's beta depends on the agent's uncertainty.
+    """
+
+    health: Health
+    delta_target: float | None = None
+    adaptive: bool = True
+
+
+Findings = dict[str, Found | None]
+"""What a row says of a rule: occurrence -> Found, or None where all is well. What is not named stays open."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the table in docs/metrics.md. find: (row, limits) -> findings, without a state."""
+
+    name: str
+    level: str
+    when: str
+    cause: str
+    knob: str
+    find: Callable[[Row, Limits], Findings]
+
+
+class HealthMonitor:
+    """Watches the rows of one run.
+
+    An alert is given when its condition becomes true (for rows of their own number, where the rule says so),
+    and again only after a row in which it was false. A row without the metrics of a rule leaves it open.
+    counts: name -> alerts so far.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.counts: dict[str, int] = {}
+        self._rows: dict[str, int] = {}  # occurrence -> rows in a row in which its condition was true
+
+    def check(self, env_step: int, row: Row) -> list[Alert]:
+        """Alerts of the next row. Any metric may be absent; None stands for a number that was not finite."""
+        alerts = []
+        for rule in RULES:
+            for occurrence, found in rule.find(row, self.limits).items():
+                key = f"{rule.name}/{occurrence}"
+                self._rows[key] = self._rows.get(key, 0) + 1 if found else 0
+                if found and self._rows[key] == found.rows:
+                    told = (found.value, found.limit, found.text, rule.cause, rule.knob)
+                    alerts.append(Alert(env_step, rule.level, rule.name, *told))
+                    self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
+        return alerts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Names and integers: a resumed run gives the alerts that the uninterrupted one would."""
+        return {"counts": dict(self.counts), "rows": dict(self._rows)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.counts, self._rows = dict(state["counts"]), dict(state["rows"])
+
+
+def monitor(cfg: Mapping[str, Any]) -> HealthMonitor | None:
+    """The monitor of a run with the resolved config `cfg` (health, gate); None for health.enabled=false."""
+    health, gate = Health(**cfg["health"]), cfg["gate"]
+    if not health.enabled:
+        return None
+    held = gate["kl"]["mode"] != "none"
+    adaptive = gate["name"] not in CONSTANT_GATES
+    return HealthMonitor(Limits(health, gate["kl"]["delta_target"] if held else None, adaptive))
+
+
+def _number(row: Row, name: str) -> float | None:
+    """A finite number, or None: absent, null or not finite."""
+    value = row.get(name)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _compared(value: float, sign: str, limit: float) -> str:
+    """E.g. "0.25 < 0.5", with as many digits as show the difference."""
+    digits = next((d for d in (4, 7) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 17)
+    return f"{value:.{digits}g} {sign} {limit:.{digits}g}"
+
+
+def _above(words: str, value: float | None, limit: float | None, rows: int = 1) -> Findings:
+    if value is None or limit is None:
+        return {}
+    times = f" for {rows} rows" if rows > 1 else ""
+    text = f"{words} {_compared(value, '>', limit)}{times}"
+    return {"": Found(text, value, limit, rows) if value > limit else None}
+
+
+def _below(words: str, value: float | None, limit: float) -> Findings:
+    if value is None:
+        return {}
+    return {"": Found(f"{words} {_compared(value, '<', limit)}", value, limit) if value < limit else None}
+
+
+def _low_entropy(row: Row, limits: Limits) -> Findings:
+    found = _below("Low entropy detected:", _number(row, "policy/entropy"), limits.health.entropy_min)
+    success, before = _number(row, "success/windowed"), _number(row, "success/cumulative")
+    # A policy that learns loses entropy some hundred steps before the window of 20 episodes shows why.
+    rising = success is not None and before is not None and 0.0 < success >= before
+    excused = rising or (success is not None and success >= SOLVED)
+    return {} if excused and any(found.values()) else found
+
+
+def _llm_failure(row: Row, limits: Limits) -> Findings:
+    findings: Findings = {}
+    for name, count in row.items():
+        if name.startswith("llm/failure/") and count:
+            kind, n = name.removeprefix("llm/failure/"), int(count)
+            text = f"LLM request failed: {kind}" + (f", {n} times so far" if n > 1 else "")
+            findings[f"{kind}/{10 ** (len(str(n)) - 1)}"] = Found(text, float(n))
+    return findings
+
+
+def _beta_saturation(row: Row, limits: Limits) -> Findings:
+    if not limits.adaptive or row.get("gradient_steps") == 0:  # an untrained agent is unsure of everything
+        return {}
+    saturation = _number(row, "uncertainty_gate/beta_saturation")
+    return _above("Beta saturation:", saturation, limits.health.beta_saturation)
+
+
+def _nonfinite_loss(row: Row, limits: Limits) -> Findings:
+    losses = [name for name in row if name.startswith("loss/")]
+    bad = [name for name in losses if _number(row, name) is None]
+    return {"": Found(f"Non-finite loss: {', '.join(bad)}") if bad else None} if losses else {}
+
+
+def _kl_above_target(row: Row, limits: Limits) -> Findings:
+    kl = _number(row, "uncertainty_gate/avg_kl")
+    return _above("KL above target:", kl, limits.delta_target, limits.health.kl_rows)
+
+
+def _no_influence(row: Row, limits: Limits) -> Findings:
+    limit = limits.health.influence_kl
+    beta = _number(row, "uncertainty_gate/avg_beta") or 0.0
+    open_ = beta**2 / 2 >= EXPECTED * limit
+    if not (_number(row, "llm/prior_share") and open_ and (_number(row, "success/windowed") or 0.0) < SOLVED):
+        return {}
+    return _below("Prior without influence: KL", _number(row, "llm/influence_kl"), limit)
+
+
+def _invalid_actions(row: Row, limits: Limits) -> Findings:
+    decided = (_number(row, "policy/prob_max") or 0.0) > DECIDED
+    ratio = _number(row, "minigrid/invalid_action_ratio") if decided else None
+    return _above("Surge of invalid actions:", ratio, limits.health.invalid_actions)
+
+
+def _grad_explosion(row: Row, limits: Limits) -> Findings:
+    if "opt/grad_norm" in row and _number(row, "opt/grad_norm") is None:
+        return {"": Found("Gradient explosion: the norm is not finite", None, limits.health.grad_norm)}
+    return _above("Gradient explosion:", _number(row, "opt/grad_norm"), limits.health.grad_norm)
+
+
+RULES = (
+    Rule(
+        "low_entropy",
+        WARNING,
+        "policy/entropy < health.entropy_min while success/windowed < 0.9 and not rising (it is 0, or below "
+        "success/cumulative)",
+        "the policy settles before it has found out how to succeed",
+        "agent.entropy up; explore.temperature_end or explore.epsilon_end up",
+        _low_entropy,
+    ),
+    Rule(
+        "llm_failure",
+        ERROR,
+        "llm/failure/KIND reaches 1, 10, 100 and so on, each kind by itself",
+        "the adviser's server, network, key or answers: docs/advisers.md says which for each kind",
+        "llm.timeout_s or llm.api_retries up; llm.cooldown_steps up for rate_limited; llm.max_tokens up for "
+        "truncated",
+        _llm_failure,
+    ),
+    Rule(
+        "beta_saturation",
+        WARNING,
+        "uncertainty_gate/beta_saturation > health.beta_saturation, with a gate that follows the uncertainty",
+        "the agent stays unsure, so the gate stays open",
+        "gate.beta_max down; gate.tau or gate.warmup_steps up",
+        _beta_saturation,
+    ),
+    Rule(
+        "nonfinite_loss",
+        ERROR,
+        "one of loss/* is null",
+        "steps that are too large, or numbers that the compute type cannot hold",
+        "agent.lr down; agent.warmup up; dtype=float32",
+        _nonfinite_loss,
+    ),
+    Rule(
+        "kl_above_target",
+        WARNING,
+        "uncertainty_gate/avg_kl > gate.kl.delta_target in health.kl_rows rows one after another, where "
+        "gate.kl.mode is not none",
+        "the penalty is too slow or too weak for advice this strong",
+        "gate.kl.kl_lr or gate.kl.lambda_max up; gate.beta_max down; gate.kl.mode=project",
+        _kl_above_target,
+    ),
+    Rule(
+        "no_influence",
+        WARNING,
+        "llm/influence_kl < health.influence_kl while llm/prior_share > 0, uncertainty_gate/avg_beta^2 / 2 is"
+        " at least 10 times that limit, and success/windowed < 0.9",
+        "advice that weighs all actions alike, or that says what the policy does anyway",
+        "gate.temperature=entropy; gate.entropy_share down; another adviser (llm=NAME)",
+        _no_influence,
+    ),
+    Rule(
+        "invalid_actions",
+        WARNING,
+        "minigrid/invalid_action_ratio > health.invalid_actions with policy/prob_max > 0.5",
+        "the policy is stuck on actions that change nothing, such as walking into a wall",
+        "env.actions=useful; explore.valid_noise=true with explore.epsilon_end up; agent.entropy up",
+        _invalid_actions,
+    ),
+    Rule(
+        "grad_explosion",
+        WARNING,
+        "opt/grad_norm > health.grad_norm, or null",
+        "a loss on a scale of its own, or steps that are too large",
+        "agent.lr or agent.agc down; agent.warmup up",
+        _grad_explosion,
+    ),
+)
+"""Every alert there is, in the order of docs/metrics.md."""
