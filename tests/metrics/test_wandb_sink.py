@@ -99,8 +99,8 @@ def install(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> FakeWandb:
     return fake
 
 
-def logger(path: Path, mode: str = "auto") -> RunLogger:
-    return RunLogger(path, Logger(wandb=mode, terminal="off", group="g"), CFG)
+def logger(path: Path, mode: str = "auto", arm: str = "", tags: tuple[str, ...] = ()) -> RunLogger:
+    return RunLogger(path, Logger(wandb=mode, terminal="off", group="g", tags=list(tags)), CFG, arm=arm)
 
 
 def test_nothing_is_imported_when_disabled(no_wandb: None, tmp_path: Path) -> None:
@@ -138,6 +138,18 @@ def test_online_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     with logger(tmp_path) as log:
         log.metrics(100, {})
     assert [(init["mode"], init["resume"]) for init in fake.inits] == [("online", "allow")]
+
+
+def test_group_arm_and_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = install(monkeypatch)
+    for name, arm in {"lettered": "E", "unnamed": ""}.items():
+        (tmp_path / name).mkdir()
+        with logger(tmp_path / name, arm=arm, tags=("mine", "E") if arm else ()) as log:
+            log.metrics(100, {})
+    lettered, unnamed = fake.inits
+    assert lettered["group"] == "g" and lettered["job_type"] == "E"
+    assert lettered["tags"] == ["MiniGrid-Empty-5x5-v0", "E", "scripted", "mine"]
+    assert unnamed["job_type"] is None and unnamed["tags"] == ["MiniGrid-Empty-5x5-v0", "scripted"]
 
 
 SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("nan")}

@@ -29,16 +29,22 @@ class RunLogger:
     """
 
     def __init__(
-        self, run_dir: Path, options: Logger, cfg_dict: Mapping[str, Any], env_step0: int = 0
+        self,
+        run_dir: Path,
+        options: Logger,
+        cfg_dict: Mapping[str, Any],
+        env_step0: int = 0,
+        *,
+        arm: str = "",
     ) -> None:
-        """cfg_dict: the resolved config, as asdict(Config). env_step0: where the view starts.
+        """cfg_dict: the resolved config, as asdict(Config). env_step0: where the view starts. arm: for W&B.
 
         Raises OSError when the folder cannot be written, ValueError for an unknown mode in `options`.
         """
         task, steps, agent = cfg_dict["env"]["id"], cfg_dict["run"]["steps"], cfg_dict["agent"]["name"]
         adviser = "none" if cfg_dict["gate"]["name"] == "none" else cfg_dict["llm"]["provider"]
         self._terminal = Terminal(options.terminal, View(task, run_dir, steps, env_step0, agent, adviser))
-        self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say)
+        self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say, arm)
         self._health, self._verbose = monitor(cfg_dict), cfg_dict["health"]["verbose"]
         self._dir = run_dir
         self._files = {name: JsonlFile(run_dir / name) for name in (METRICS, EPISODES, ALERTS)}

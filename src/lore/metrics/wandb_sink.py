@@ -30,6 +30,8 @@ class WandbSink:
     is said in one line and counted in `errors` (exception class -> times). One to go online leads to an
     offline run; any other turns W&B off for the rest of the process.
 
+    Task, arm and adviser are tags of the run, before those of the options; the arm is its job type too.
+
     The number of the row is W&B's step, env_step the x axis of every chart. run_dir/wandb_id.txt keeps the
     id. A resumed run is completed from metrics.jsonl: rows that the server has are not sent again, rows it
     lacks are. Offline, where W&B ignores `resume`, the new segment holds the whole history and the older
@@ -37,16 +39,21 @@ class WandbSink:
     """
 
     def __init__(
-        self, run_dir: Path, options: Logger, cfg: Mapping[str, Any], say: Callable[[str], None]
+        self,
+        run_dir: Path,
+        options: Logger,
+        cfg: Mapping[str, Any],
+        say: Callable[[str], None],
+        arm: str = "",
     ) -> None:
-        """cfg: the resolved config, for W&B to show. say: prints one line.
+        """cfg: the resolved config, for W&B to show; env.id and llm.provider are read. say: prints one line.
 
         Raises ValueError for an unknown mode.
         """
         if options.wandb not in MODES:
             raise ValueError(f"logger.wandb={options.wandb}: use one of {', '.join(MODES)}")
         self._dir, self._options, self._cfg, self._say = run_dir, options, dict(cfg), say
-        self._online = False
+        self._arm, self._online = arm, False
         self._run: Any = None
         self._off = options.wandb == "disabled"
         self._first = 0  # rows before this number are with W&B already
@@ -112,6 +119,8 @@ class WandbSink:
         self._run = wandb.init(
             project=self._options.project,
             group=self._options.group,
+            job_type=self._arm or None,
+            tags=self._tags(),
             name=self._dir.name,
             id=self._id(),
             dir=str(self._dir),
@@ -125,6 +134,10 @@ class WandbSink:
         self._first = self._run.starting_step
         self._run.define_metric("env_step")
         self._run.define_metric("*", step_metric="env_step")
+
+    def _tags(self) -> list[str]:
+        tags = [self._cfg["env"]["id"], self._arm, self._cfg["llm"]["provider"], *self._options.tags]
+        return list(dict.fromkeys(tag for tag in tags if tag))
 
     def _id(self) -> str:
         path = self._dir / "wandb_id.txt"
