@@ -157,7 +157,7 @@ def test_the_summary_has_every_key_and_the_curve(whole: Path) -> None:
     assert summary["eval_success"] == rows[-1]["eval/success"]
     assert summary["eval_success_greedy"] == rows[-1]["eval/success_greedy"]
     assert summary["env_id"] == "MiniGrid-Empty-Random-5x5-v0"
-    assert (summary["seed"], summary["arm"], summary["status"]) == (0, "none", "finished")
+    assert (summary["seed"], summary["arm"], summary["status"]) == (0, "E", "finished")
     assert (summary["env_steps"], summary["gradient_steps"]) == (120, 22)
     assert 0 < summary["wall_s"] < 60
     assert set(summary["influence"]) == {"mean_kl", "prior_share", "argmax_flip_share"}

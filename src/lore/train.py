@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lore.arms import arm_name
 from lore.build import build_advised_gate, build_adviser, build_agent, build_replay, is_advised
 from lore.checkpoint import Checkpoints
 from lore.dreamer.agent import DreamerV3Agent
@@ -23,6 +23,7 @@ from lore.evaluate import Evaluator, score
 from lore.guided_policy import Advice, Decision, GuidedPolicy
 from lore.llm.controller import LLMController
 from lore.memory import keep_freed_memory
+from lore.metrics import next_command
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.guidance import GuidanceMeter
 from lore.metrics.logger import RunLogger
@@ -41,7 +42,7 @@ def train(cfg: Config, run_dir: Path) -> str:
     The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops there.
     """
     keep_freed_memory()
-    with RunLogger(run_dir, cfg.logger, asdict(cfg)) as logger, _stop_signal() as stop:
+    with RunLogger(run_dir, cfg.logger, asdict(cfg), arm=arm_name(cfg)) as logger, _stop_signal() as stop:
         trainer = Trainer(cfg, run_dir, logger)
         try:
             trainer.restore()
@@ -51,8 +52,7 @@ def train(cfg: Config, run_dir: Path) -> str:
             trainer.finish(status)
         finally:
             trainer.checkpoints.wait()  # a save under way is completed whatever happened
-        done = f"lore-eval run={shlex.quote(str(run_dir))} video=true"
-        logger.close(status, done if status == "finished" else "")
+        logger.close(status, next_command(cfg.agent.name, run_dir) if status == "finished" else "")
     return status
 
 
@@ -230,7 +230,7 @@ class Trainer:
         self.logger.summary(
             make_summary(
                 env_id=self.cfg.env.id,
-                arm=self.cfg.llm.provider,
+                arm=arm_name(self.cfg),
                 seed=self.cfg.seed,
                 env_steps=self.env_step,
                 gradient_steps=self.updates,
@@ -240,6 +240,7 @@ class Trainer:
                 eval_success_greedy=self.greedy,
                 eval_success_advised=self.advised,
                 advice=self.advice_totals(),
+                alerts=self.logger.alerts,
             )
         )
 

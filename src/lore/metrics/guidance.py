@@ -81,7 +81,7 @@ class GuidanceMeter:
         advised = self.steps - self.sources[NONE]
         shares = {f"llm/source/{name}": self.sources[name] / steps for name in SOURCES}
         return {
-            "llm/influence_kl": self.kl_sum / advised if advised else 0.0,
+            "llm/influence_kl": self.kl_sum / advised if advised else math.nan,
             "llm/prior_share": advised / steps,
             "llm/argmax_flip_share": self.flips / steps,
             **shares,
