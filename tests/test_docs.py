@@ -19,7 +19,7 @@ def logged_in(folder: Path) -> set[str]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = {name for row in rows for name in row}
     names = {re.sub(r"^(llm/failure)/.*", r"\1/KIND", name) for name in names}
-    return {re.sub(r"^(llm/(?:outcome|trigger|plan))/.*", r"\1/NAME", name) for name in names}
+    return {re.sub(r"^(llm/(?:outcome|trigger|plan|source))/.*", r"\1/NAME", name) for name in names}
 
 
 def test_every_logged_metric_has_a_line_and_every_line_a_metric(
@@ -37,6 +37,11 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
         folder.mkdir()
         train(compose([*advised, *adviser, "env.max_steps=60"]), folder)
         logged |= logged_in(folder)
+    folder = tmp_path / "everything"
+    folder.mkdir()
+    everything = ["prior_net.enabled=true", "gate.mix_in_imagination=true", "gate.temperature=match"]
+    train(compose(["+preset=debug", *everything, "llm.cache=null", "logger=quiet"]), folder)
+    logged |= logged_in(folder)
     table = DOCS.read_text(encoding="utf-8").split("## Names in metrics.jsonl")[1].split("\n## ")[0]
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name for line in lines for name in re.findall(r"`([^`]+)`", line)}

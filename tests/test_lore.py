@@ -11,7 +11,15 @@ from tests import runs
 
 from lore.checkpoint import load_state
 
-TOO = ("opt/", "loss/critic_ensemble", "loss/disagreement_ensemble", "loss/kl", "uncertainty_gate/", "llm/")
+TOO = (
+    "opt/",
+    "loss/critic_ensemble",
+    "loss/disagreement_ensemble",
+    "loss/kl",
+    "uncertainty_gate/",
+    "llm/",
+    "health/",
+)
 """What an adviser adds to the rows of metrics; opt/ holds the norms of its networks too."""
 SAME = {
     "no adviser": ["llm=none"],
@@ -59,7 +67,7 @@ def test_advice_that_cannot_act_leaves_one_trace(
 
 
 def test_advice_that_acts_leaves_another_trace_and_says_so(alone: Path, tmp_path: Path) -> None:
-    folder = runs.run(tmp_path, "gate=fixed", "gate.beta=2")
+    folder = runs.run(tmp_path, "+ablation=B", "gate.beta=2")
     assert episodes(folder) != episodes(alone)
     influence = runs.summary(folder)["influence"]
     assert influence["mean_kl"] > 0.1
