@@ -354,3 +354,58 @@ def test_state_holds_the_latents_of_the_rows_held_and_the_count():
     state = buffer.state_dict()
     assert state.keys() == {"total", "deter", "stoch"} and state["total"] == 3
     assert state["deter"].shape == (3, 3, D) and state["stoch"].shape == (3, 3, S)
+
+
+def won_at(buffer: ReplayBuffer, ticks: dict[int, int], count: int) -> None:
+    """Fill with `count` ticks; ticks: which tick holds a success -> in which environment."""
+    for t in range(count):
+        won = torch.tensor([ticks.get(t) == n for n in range(buffer.num_envs)])
+        latent = Latent(torch.zeros(buffer.num_envs, 2), torch.zeros(buffer.num_envs, 1, dtype=torch.uint8))
+        buffer.add({"success": won, "reward": torch.full((buffer.num_envs,), float(t))}, latent)
+
+
+def small(capacity: int, envs: int, seed: int = 0) -> ReplayBuffer:
+    spec = {"x": ObsSpec((1,), dtype="float32")}
+    return ReplayBuffer(capacity, envs, columns(spec, 3), 2, 1, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("count", [40, 90])
+@pytest.mark.parametrize("bias", [0.25, 1.0])
+def test_the_share_of_sequences_that_hold_a_success_is_the_bias(count: int, bias: float) -> None:
+    """Before and after the ring of 50 ticks wraps around; the first tick held can only be context."""
+    buffer = small(100, 2)
+    last = {count - 30: 0, count - 20: 1}
+    won_at(buffer, last, count)
+    batch = buffer.sample(4000, 4, bias)
+    holds = batch.success.any(1)
+    starts = (min(count, 50) - 4) * 2
+    by_chance = 2 * 4 / starts
+    assert holds.float().mean().item() == pytest.approx(bias + (1 - bias) * by_chance, abs=0.03)
+    ticks = {int(t) for t in batch.reward[batch.success]}
+    assert ticks == set(last)
+    if bias == 1.0:  # uniform over the starts that hold one: each place in the sequence, each success
+        places = batch.success.float().mean(0)
+        assert places.tolist() == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_a_success_that_only_one_sequence_holds_is_found() -> None:
+    buffer = small(200, 1)
+    won_at(buffer, {1: 0}, 200)
+    batch = buffer.sample(8, 64, 1.0)
+    assert batch.success[:, 0].all() and (batch.reward[:, 0] == 1).all()
+
+
+def test_without_a_success_the_biased_draw_is_the_uniform_one() -> None:
+    one, other = small(100, 2), small(100, 2)
+    won_at(one, {}, 60)
+    won_at(other, {}, 60)
+    assert torch.equal(one.sample(50, 5, 1.0).index, other.sample(50, 5).index)
+
+
+def test_the_biased_draw_goes_on_after_rows_are_stored_and_loaded() -> None:
+    buffer, copy = small(100, 2), small(100, 2)
+    won_at(buffer, {70: 1, 80: 0}, 90)
+    start = buffer.total - buffer.filled
+    copy.load_rows(start, buffer.rows(start, buffer.total))
+    copy.load_state_dict(buffer.state_dict())
+    assert torch.equal(buffer.sample(50, 5, 0.5).index, copy.sample(50, 5, 0.5).index)

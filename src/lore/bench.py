@@ -149,6 +149,7 @@ def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
         is_first=ends.roll(1, 1),
         is_last=ends,
         is_terminal=ends,
+        success=ends,
         context=agent.initial(B).latent,
         index=torch.arange(B * T, device=agent.device).view(B, T),
         prior=torch.zeros(B, T, ACTIONS, device=agent.device),

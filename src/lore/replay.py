@@ -21,7 +21,8 @@ _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
     """Shape and type of everything a row holds but its latent.
 
-    prior, mask, confidence, source and beta are the advice the step was taken under; zeros without advice.
+    success: the episode ended here, with a reward. prior, mask, confidence, source, beta and temperature are
+    the advice the step was taken under; zeros without advice.
     """
     obs: dict[str, Column] = {f"obs/{k}": (s.shape, _DTYPES[s.dtype]) for k, s in spec.items()}
     flags: dict[str, Column] = dict.fromkeys(FLAGS, ((), torch.bool))
@@ -30,6 +31,7 @@ def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
         | flags
         | {
             "reward": ((), torch.float32),
+            "success": ((), torch.bool),
             "action": ((), torch.uint8),
             "prior": ((num_actions,), torch.float32),
             "mask": ((num_actions,), torch.bool),
@@ -93,15 +95,19 @@ class ReplayBuffer:
         self.latents["stoch"][slot] = latent.stoch
         self.total += 1
 
-    def sample(self, batch_size: int, seq_len: int) -> Batch:
+    def sample(self, batch_size: int, seq_len: int, success_bias: float = 0.0) -> Batch:
         """`batch_size` sequences of seq_len rows and one row of context before each, uniform over all starts.
 
+        success_bias: probability of each sequence to be drawn uniformly from those starts instead whose
+        seq_len rows hold a success; without any such start they are all uniform.
         Raises ValueError while there are fewer than seq_len + 1 ticks.
         """
         starts = self.filled - seq_len  # a sequence takes seq_len + 1 ticks
         if starts < 1:
             raise ValueError(f"replay holds {self.filled} ticks, a sequence needs {seq_len + 1}")
         draw = torch.randint(starts * self.num_envs, (batch_size,), generator=self.rng, device=self.device)
+        if success_bias > 0:
+            draw = self._towards_success(draw, seq_len, success_bias)
         start = self.total - self.filled + draw // self.num_envs  # (B,), in ticks
         span = start.unsqueeze(1) + torch.arange(seq_len + 1, device=self.device)  # (B, T+1)
         index = span % self.ticks * self.num_envs + (draw % self.num_envs).unsqueeze(1)
@@ -116,6 +122,7 @@ class ReplayBuffer:
             is_first=rows["is_first"],
             is_last=rows["is_last"],
             is_terminal=rows["is_terminal"],
+            success=rows["success"],
             context=Latent(*(_gather(self.latents[k], index[:, 0]) for k in LATENTS)),
             index=now,
             prior=rows["prior"],
@@ -125,6 +132,21 @@ class ReplayBuffer:
             beta=rows["beta"],
             temperature=rows["temperature"],
         )
+
+    def _towards_success(self, draw: Tensor, seq_len: int, bias: float) -> Tensor:
+        """Starts (B,), each replaced with probability `bias` by one whose sequence holds a success."""
+        won = self.static["success"][: self.filled]  # (slots, N)
+        if self.filled == self.ticks:
+            won = won.roll(-(self.total % self.ticks), 0)  # oldest tick first
+        seen = torch.zeros(self.filled + 1, self.num_envs, dtype=torch.int32, device=self.device)
+        seen[1:] = won.cumsum(0, dtype=torch.int32)  # (filled + 1, N): successes before each tick
+        holds = (seen[seq_len + 1 :] > seen[1:-seq_len]).flatten()  # (starts * N)
+        found = holds.nonzero().squeeze(1)
+        if not len(found):
+            return draw
+        shares = torch.rand(2, len(draw), generator=self.rng, device=self.device)
+        chosen = found[(shares[0] * len(found)).long().clamp(max=len(found) - 1)]
+        return torch.where(shares[1] < bias, chosen, draw)
 
     def refresh(self, index: Tensor, latent: Latent) -> None:
         """Write fresh latents (B, T, ...) back to the rows `index` (B, T) of a batch."""

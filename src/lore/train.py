@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,7 +18,7 @@ from lore.arms import arm_name
 from lore.build import build_advised_gate, build_adviser, build_agent, build_replay, is_advised
 from lore.checkpoint import Checkpoints
 from lore.dreamer.agent import DreamerV3Agent
-from lore.envs import make_env, make_vec
+from lore.envs import MiniGridAdapter, SkillMeter, make_env, make_vec
 from lore.evaluate import Evaluator, score
 from lore.guided_policy import Advice, Decision, GuidedPolicy
 from lore.llm.controller import LLMController
@@ -82,6 +82,7 @@ class Trainer:
         )
         make = partial(make_env, cfg.env, cfg.obs, remember=advised)
         self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
+        self.skills = SkillMeter(cast(list[MiniGridAdapter], self.envs.envs))
         self.checkpoints = Checkpoints(run_dir, self.replay)
         self.metrics = MetricsAggregator()
         self.carry = self.agent.initial(cfg.run.envs)
@@ -138,7 +139,7 @@ class Trainer:
         self.metrics.add({"policy/action_histogram": taken})
         self._name_arms()
         self.carry = carry
-        self.obs = self.envs.step(decision.action.cpu().numpy())
+        self._step(decision.action)
         for episode in self.envs.pop_episodes():
             self.logger.episode(episode)
             self.layouts.add(episode.layout)
@@ -149,10 +150,18 @@ class Trainer:
                 self.adviser.episode(episode.success, self.env_step)
             self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
 
+    def _step(self, action: torch.Tensor) -> None:
+        """Step the environments, with an outside observer looking on."""
+        acted = (~self.obs["is_last"]).tolist()
+        self.skills.before(self.obs["is_first"].tolist())
+        self.obs = self.envs.step(action.cpu().numpy())
+        self.skills.after(acted, self.obs["is_last"].tolist())
+
     def _row(self, decision: Decision) -> dict[str, torch.Tensor]:
         """What the replay keeps of a step besides the latent."""
         row = {f"obs/{k}": torch.from_numpy(self.obs[k]) for k in self.spec}
         row |= {k: torch.from_numpy(self.obs[k]) for k in (*FLAGS, "reward")}
+        row["success"] = torch.from_numpy(self.envs.won())
         if decision.mixed is not None and decision.prior is not None:
             prior, mixed = decision.prior, decision.mixed
             row |= {"prior": prior.logits, "mask": prior.mask}
@@ -180,7 +189,8 @@ class Trainer:
         if self.learner.guide is not None:
             self.learner.guide.env_step = self.env_step
         while self.updates < due:
-            batch = self.replay.sample(agent.batch_size, agent.seq_len)
+            batch = self.replay.sample(agent.batch_size, agent.seq_len, self.cfg.replay.success_bias)
+            self.metrics.add({"replay/success_share": batch.success.any(1).float().mean()})
             metrics, latent = self.learner.update(batch, report=self.report_due)
             self.report_due = False
             self.replay.refresh(batch.index, latent)
@@ -195,6 +205,7 @@ class Trainer:
             row["success/cumulative"] = self.successes / self.episodes
         if self.adviser and self.guidance:
             row |= self.guidance.result() | self.adviser.metrics()
+        row |= self.skills.result()
         self.report_due = True
         row["time/wall_s"] = self.wall_s
         self.logger.metrics(self.env_step, row)
@@ -283,6 +294,7 @@ class Trainer:
             "gate_dropout": self.dropout.get_state(),
             "guidance": self.guidance.state_dict() if self.guidance else None,
             "report_due": self.report_due,
+            "skills": self.skills.state_dict(),
             "envs": self.envs.state_dict(),
             "metrics": self.metrics.state_dict(),
             "logger": self.logger.state_dict(),
@@ -311,6 +323,7 @@ class Trainer:
             self.guidance.load_state_dict(state["guidance"])
         self.dropout.set_state(state["gate_dropout"])
         self.report_due = state["report_due"]
+        self.skills.load_state_dict(state["skills"])
         self.envs.load_state_dict(state["envs"])
         self.obs = self.envs.observation
         self.metrics.load_state_dict(state["metrics"])

@@ -82,9 +82,10 @@ class Batch:
     """Sequences from replay: B sequences of T steps, and the step before each as context.
 
     obs: key -> (B, T, *shape). action: (B, T), taken at each row. prev_action: (B, T), taken one row
-    earlier. reward: (B, T). is_first, is_last, is_terminal: (B, T) bool. context: latents (B, ...) of the
-    row before the first. index: (B, T) rows in the replay, to write fresh latents back. prior (B, T, A),
-    mask (B, T, A), confidence, source and beta (B, T): the advice each row was acted under, zeros without.
+    earlier. reward: (B, T). is_first, is_last, is_terminal, success: (B, T) bool. context: latents (B, ...)
+    of the row before the first. index: (B, T) rows in the replay, to write fresh latents back. prior (B, T, A),
+    mask (B, T, A), confidence, source, beta and temperature (B, T): the advice each row was acted under,
+    zeros without.
     """
 
     obs: dict[str, Tensor]
@@ -94,6 +95,7 @@ class Batch:
     is_first: Tensor
     is_last: Tensor
     is_terminal: Tensor
+    success: Tensor
     context: Latent
     index: Tensor
     prior: Tensor

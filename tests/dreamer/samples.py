@@ -62,6 +62,7 @@ def make_batch(B: int = 3, T: int = 6, seed: int = 0, spec: dict[str, ObsSpec] |
         is_first=ends[:, :-1],
         is_last=ends[:, 1:],
         is_terminal=ends[:, 1:] & (torch.rand(B, T, generator=g) < 0.5),
+        success=torch.zeros(B, T, dtype=torch.bool),
         context=random_latent(B, seed),
         index=index,
         prior=torch.zeros(B, T, ACTIONS),
@@ -69,6 +70,7 @@ def make_batch(B: int = 3, T: int = 6, seed: int = 0, spec: dict[str, ObsSpec] |
         confidence=torch.zeros(B, T),
         source=torch.zeros(B, T, dtype=torch.uint8),
         beta=torch.zeros(B, T),
+        temperature=torch.zeros(B, T),
     )
 
 

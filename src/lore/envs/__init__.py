@@ -3,6 +3,7 @@
 from lore.envs.make import make_env, make_vec
 from lore.envs.minigrid import MODES, MiniGridAdapter
 from lore.envs.privileged import Distances, distances, layout_hash
+from lore.envs.skills import SkillMeter
 from lore.envs.vector import EpisodicEnv, VectorEnv, episode_seed
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Distances",
     "EpisodicEnv",
     "MiniGridAdapter",
+    "SkillMeter",
     "VectorEnv",
     "distances",
     "episode_seed",

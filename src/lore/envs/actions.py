@@ -1,4 +1,4 @@
-"""Which actions each task needs: the static mask behind `env.actions=useful`.
+"""Which actions each task needs: the static mask behind `env.actions=useful`; and which can do something now.
 
 An arm of its own in experiments: leaving out `drop` and `done` alone triples a random policy's success on
 DoorKey. A task in which the key must be put down before the target can be picked up keeps `drop`. Tasks
@@ -7,11 +7,16 @@ that are not listed are refused, not guessed; a test solves one of each kind wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from minigrid.core.actions import Actions
 
 from lore.options import BadInput
+from lore.types import STEPS, GridState, Thing
+
+_UNSEEN = Thing("unseen")
+_OPEN_KINDS = ("empty", "floor", "goal", "lava", "unseen")  # that can be walked onto
 
 _WALK = (Actions.left, Actions.right, Actions.forward)
 _OPEN = (*_WALK, Actions.toggle)
@@ -64,5 +69,23 @@ def action_table(env_id: str, choice: str, available: int) -> tuple[int, ...]:
     return USEFUL[env_id]
 
 
-def valid_actions(state, names):
-    return [True] * len(names)
+def valid_actions(state: GridState, names: Sequence[str]) -> list[bool]:
+    """Which of the actions can change something, as far as the agent knows: one for each name.
+
+    A cell that it has not seen may be anything, so walking into it may change something. Turning always
+    does; `done` never does.
+    """
+    dx, dy = STEPS[state.direction]
+    thing = state.cells.get((state.position[0] + dx, state.position[1] + dy), _UNSEEN)
+    held = state.carrying
+    fits = held is not None and held.kind == "key" and held.color == thing.color
+    opens = thing.kind == "door" and (thing.state != "locked" or fits)
+    may = {
+        "left": True,
+        "right": True,
+        "forward": thing.kind in _OPEN_KINDS or (thing.kind == "door" and thing.state == "open"),
+        "pickup": held is None and thing.kind in ("key", "ball", "box", "unseen"),
+        "drop": held is not None and thing.kind in ("empty", "unseen"),
+        "toggle": thing.kind in ("box", "unseen") or opens,
+    }
+    return [may.get(name, False) for name in names]

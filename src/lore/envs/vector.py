@@ -134,6 +134,10 @@ class VectorEnv:
         """What each agent knows at the rows last delivered. RuntimeError if they do not remember."""
         return [env.state for env in self.envs]
 
+    def won(self) -> np.ndarray:
+        """(N,) bool: where the rows last delivered end an episode that earned a reward, shaping apart."""
+        return np.array([run.is_last and run.return_ > 0 for run in self._running])
+
     def pop_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call, in order."""
         finished, self.finished = self.finished, []
