@@ -83,7 +83,7 @@ class Batch:
 
     obs: key -> (B, T, *shape). action: (B, T), taken at each row. prev_action: (B, T), taken one row
     earlier. reward: (B, T). is_first, is_last, is_terminal, success: (B, T) bool. context: latents (B, ...)
-    of the row before the first. index: (B, T) rows in the replay, to write fresh latents back. prior (B, T, A),
+    of the row before the first. index: (B, T) rows in the replay, for fresh latents. prior (B, T, A),
     mask (B, T, A), confidence, source, beta and temperature (B, T): the advice each row was acted under,
     zeros without.
     """

@@ -192,6 +192,10 @@ class UncertaintyGate(Gate):
         beta = self.openness(u, env_step) * torch.where(latched, 1.0, self.off_scale)
         return Opening(beta, latched, terms)
 
+    def imagined_beta(self, logits: Tensor, doubt: dict[str, Tensor], env_step: int) -> Tensor:
+        u = self.terms(logits, doubt)["u"]
+        return self.openness(u, env_step).clamp(max=self.options.beta_imagine_max)
+
     def openness(self, u: Tensor, env_step: int) -> Tensor:
         """u (N,) -> beta (N,) with the latch on."""
         ramp = min(1.0, env_step / self.warmup_steps) if self.warmup_steps else 1.0
