@@ -10,7 +10,16 @@ import lore
 from lore.config import compose
 
 ROOT = Path(sys.argv[1]).resolve()
-GROUPS = {"agent": "", "env": "", "size": "", "logger": "", "preset": "+"}
+GROUPS = {
+    "ablation": "+",
+    "agent": "",
+    "env": "",
+    "gate": "",
+    "llm": "",
+    "logger": "",
+    "preset": "+",
+    "size": "",
+}
 
 
 def main() -> None:

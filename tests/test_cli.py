@@ -63,7 +63,7 @@ def test_a_run_gets_a_folder_with_config_and_provenance(
     assert cli.train_main([*TINY, "seed=3"]) == cli.DONE
     ((cfg, run_dir),) = training
     assert run_dir.parents[1] == elsewhere / "outputs"
-    assert run_dir.name.endswith("_MiniGrid-Empty-5x5-v0_dreamer_seed3")
+    assert run_dir.name.endswith("_MiniGrid-Empty-5x5-v0_E_seed3")
     assert load_stored(run_dir) == cfg and cfg.run.dir == str(run_dir)
     record = json.loads((run_dir / "provenance.json").read_text())
     assert record["seed"] == 3 and record["command"] == "lore-train +preset=debug env=empty5 seed=3"

@@ -12,8 +12,8 @@ from lore.options import BadInput, Config, EvalOptions
 
 CONF = Path(__file__).parents[1] / "src" / "lore" / "conf"
 EVERY = [
-    ("+" if group == "preset" else "") + f"{group}={path.stem}"
-    for group in ("agent", "env", "size", "logger", "preset")
+    ("+" if group in ("ablation", "preset") else "") + f"{group}={path.stem}"
+    for group in ("ablation", "agent", "env", "gate", "llm", "size", "logger", "preset")
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 
@@ -54,7 +54,8 @@ def test_a_choice_on_the_command_line_beats_the_preset() -> None:
         ("run.stpes=1", "run.stpes", "run.steps"),
         ("+run.stpes=1", "run.stpes", "run.steps"),
         ("steps=1", "steps", "run.steps"),
-        ("gate=none", "gate", "unknown key"),
+        ("gait=none", "gait", "unknown key"),
+        ("gate=nun", "gate", "follow"),
         ("preset=official", "preset", "+preset=NAME"),
         ("+preset=offical", "preset", "official"),
         ("size=2m", "size", "12m"),

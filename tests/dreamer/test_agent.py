@@ -198,7 +198,7 @@ def test_first_losses_of_the_zero_initialised_heads_are_log_bins():
 
 def test_cont_loss_aims_at_the_discount_where_an_episode_goes_on():
     agent, batch = shaken_agent(discount_horizon=10), make_batch(4, 8)
-    losses, observed = agent.world_model.loss(batch, rng(3))
+    losses, observed, _ = agent.world_model.loss(batch, rng(3))
     _, cont = agent.world_model.predict(observed.feat)
     p = cont.double().numpy()
     y = np.where(batch.is_terminal.numpy(), 0.0, 0.9)
@@ -209,8 +209,8 @@ def test_cont_loss_aims_at_the_discount_where_an_episode_goes_on():
 def test_a_time_out_counts_as_going_on():
     agent, batch = shaken_agent(), make_batch(4, 8)
     last = replace(batch, is_last=torch.zeros_like(batch.is_last))
-    a, _ = agent.world_model.loss(batch, rng(3))
-    b, _ = agent.world_model.loss(last, rng(3))
+    a, _, _ = agent.world_model.loss(batch, rng(3))
+    b, _, _ = agent.world_model.loss(last, rng(3))
     assert torch.equal(a["cont"], b["cont"])
 
 
@@ -250,7 +250,7 @@ def test_infer_draws_the_posterior_and_the_policy_of_its_features():
 def test_infer_over_time_equals_the_posterior_of_training():
     agent, batch = shaken_agent(), make_batch(3, 6)
     world = agent.world_model
-    _, observed = world.loss(batch, rng(3))
+    _, observed, _ = world.loss(batch, rng(3))
     g = rng(3)  # observe draws all its uniforms at once, obs_step its own each step: the same stream
     carry = Carry(batch.context, batch.prev_action[:, 0])
     for t in range(6):
@@ -265,7 +265,7 @@ def test_doubt_names_what_is_switched_on():
         agent = make_agent(**options)
         obs = {k: v[:, 0] for k, v in make_batch(4, 1).obs.items()}
         _, belief = agent.infer(agent.initial(4), obs, torch.ones(4, dtype=torch.bool), rng())
-        return {k: tuple(v.shape) for k, v in agent.doubt(belief).items()}
+        return {k: tuple(v.shape) for k, v in agent.doubt(belief.feat, belief.logits).items()}
 
     assert ask() == {}
     assert ask(critic_ensemble=3) == {"value_var": (4,)}
@@ -347,7 +347,7 @@ def test_the_actor_learns_which_action_pays():
     for i in range(170):
         agent.update(bandit(seed=i))
     batch = bandit(seed=999)
-    _, observed = agent.world_model.loss(batch, rng())
+    _, observed, _ = agent.world_model.loss(batch, rng())
     pi = agent.actor_critic.logits(observed.feat).softmax(-1)
     assert pi[..., 2].mean() > 0.8
 
