@@ -46,3 +46,25 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
     assert logged == documented
+
+
+def test_what_the_coverage_page_names_exists() -> None:
+    """Every file, and behind a colon a part of the name of one of its tests."""
+    tests = Path(__file__).parent
+    page = (tests.parent / "docs" / "spec-coverage.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[2].strip() for line in page.splitlines() if line.startswith("| ")]
+    shown = [cell for cell in cells if cell not in ("shown by", "---")]
+    assert len(shown) > 50 and all(shown)
+    for cell in shown:
+        for part in cell.split(";"):
+            named = re.findall(r"(?:(\w+)/)?(test_\w+\.py)", part)
+            folder = named[0][0] if named else ""
+            texts = []
+            for own, name in named:
+                path = tests / (own or folder) / name
+                path = path if path.exists() else tests / name
+                texts.append(path.read_text(encoding="utf-8"))
+            _, colon, fragments = part.partition(".py: ")
+            for fragment in fragments.split(",") if colon and "(" not in fragments else ():
+                found = re.search(rf"def test_\w*{re.escape(fragment.strip())}\w*\(", "\n".join(texts))
+                assert fragment.strip().startswith(("llm/", "test_", "envs/")) or found, (part, fragment)

@@ -185,3 +185,30 @@ def test_ensembles_send_no_gradient_into_what_they_read():
         critics().loss(feat, returns, batch.index).sum() + predictors().loss(feat, probs, batch).sum()
     ).backward()
     assert feat.grad is None and probs.grad is None and returns.grad is None
+
+
+def test_disagreement_falls_with_visits_and_is_higher_where_nothing_was_visited():
+    """Two clusters of transitions, one of them trained on: u's model term tells them apart."""
+    from lore.nn.optim import LaProp
+
+    batch, width = make_batch(8, 6), TINY.deter + TINY.stoch * TINY.classes
+    batch.is_first[:] = False
+    known, novel = torch.randn(2, width, generator=rng(1)) * 2
+    ensemble = DisagreementEnsemble(5, width, ACTIONS, TINY, 0)
+    optimizer = LaProp(ensemble.parameters(), 1e-3)
+    feat = known + 0.1 * torch.randn(8, 6, width, generator=rng(2))
+    world = torch.randn(width, TINY.stoch * TINY.classes, generator=rng(3)) / 4  # what follows a state
+    probs = (feat @ world).unflatten(-1, (TINY.stoch, TINY.classes)).softmax(-1).roll(1, 1)
+    policy = torch.full((1, ACTIONS), 1 / ACTIONS)
+
+    def doubt(state):
+        return ensemble.disagreement(state.unsqueeze(0), policy).item()
+
+    seen = [doubt(known)]
+    for visits in range(1, 301):
+        ensemble.loss(feat, probs, batch).mean().backward()
+        optimizer.step()
+        if visits in (30, 300):
+            seen.append(doubt(known))
+    assert seen[0] > seen[1] > seen[2]
+    assert doubt(novel) > 3 * seen[2]
