@@ -232,3 +232,27 @@ def test_scripted_stands_where_it_says():
     guess = result["yardsticks"]["subgoal"]["chance"][0]
     assert result["wordings"]["full"]["subgoal"]["accuracy"][0] <= guess
     assert build_provider(LLM("scripted")).name == "scripted" and probe_score.BINS == 10
+
+
+def test_several_advisers_are_asked_about_the_same_situations_and_shown_side_by_side(
+    capsys, monkeypatch, tmp_path
+):
+    """Collected once; a folder each, one table, one figure, one JSON object at the end."""
+    from lore.cli_advice import probe_main
+
+    collected = []
+    real = probe.collect
+    monkeypatch.setattr(probe, "collect", lambda *a, **k: collected.append(a[3]) or real(*a, **k))
+    few = [f"{key}={value}" for key, value in FEW.items()]
+    assert probe_main(["-m", "llm=oracle,uniform", "env=doorkey5", f"out={tmp_path}", *few]) == 0
+    assert collected == ["probe/situations", "probe/examples"]
+    lines = capsys.readouterr().out.splitlines()
+    last = json.loads(lines[-1])["results"]
+    assert list(last) == ["oracle", "uniform"]
+    assert sum(line.startswith('{"llm"') for line in lines) == 2
+    table = [line for line in lines if line.startswith(("| oracle", "| uniform"))]
+    assert len(table) == 4
+    assert any(line.startswith("| *chance*") for line in lines)
+    assert (tmp_path / f"{DOORKEY}.png").stat().st_size > 5000
+    first, second = (tmp_path / f"llm={name}" / "situations.jsonl" for name in last)
+    assert first.read_bytes() == second.read_bytes()

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lore import config
@@ -17,7 +18,7 @@ ADVISED = ["agent=prior", "llm=scripted"]  # what lore-train's options start fro
 PROBE_HELP = """lore-probe asks an adviser about labelled situations of a task. Its last line is JSON.
 
   lore-probe llm=local env=doorkey8
-  lore-probe -m llm=scripted,local,anthropic env=doorkey8
+  lore-probe -m llm=scripted,local,anthropic env=doorkey8 out=probe    # and a joint table and figure
 
 Takes lore-train's env=, llm=, env.KEY= and llm.KEY=, and, with their defaults:
 """
@@ -42,16 +43,26 @@ def record_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _probe(arguments: list[str]) -> None:
-    from lore.probe import ProbeOptions, main
+    from lore.probe import Material, ProbeOptions, compare, main
 
     if {"-h", "--help"} & set(arguments):
         print(PROBE_HELP + config.defaults(ProbeOptions), end="")
         return
     sweep = bool({"-m", "--multirun"} & set(arguments))
     rest = [a for a in arguments if a not in ("-m", "--multirun")]
-    for one in itertools.product(*(_values(a) if sweep else [a] for a in rest)):
-        own, cfg = _split(PROBE, ProbeOptions, one)
-        main(own, cfg.env, cfg.llm)
+    materials: dict[str, Material] = {}
+    results = {}
+    choices = [_values(a) if sweep else [a] for a in rest]
+    jobs = [(one, *_split(PROBE, ProbeOptions, one)) for one in itertools.product(*choices)]
+    for one, own, cfg in jobs:
+        out = own.out
+        label = " ".join(a for a, of in zip(one, choices, strict=True) if len(of) > 1) or cfg.llm.provider
+        if len(jobs) > 1 and out is not None:
+            own = dataclasses.replace(own, out=str(Path(out) / label.replace(" ", "_").replace("/", "_")))
+        results[label.removeprefix("llm=")] = main(own, cfg.env, cfg.llm, materials)
+    if len(jobs) > 1:
+        print(compare(results, out))
+        print(json.dumps({"results": results}))
 
 
 def _record(arguments: list[str]) -> None:

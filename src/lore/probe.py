@@ -65,15 +65,26 @@ WORDINGS = {"full": Wording(SYSTEM, describe), "short": Wording(lambda _: _SHORT
 """full: what training sends. short: a third of it."""
 
 
-def main(options: ProbeOptions, env: Env, llm: Named) -> dict[str, Any]:
+Material = tuple[list[Situation], list[list[Situation]]]
+"""Situations to ask about, and sets of examples."""
+
+
+def main(
+    options: ProbeOptions, env: Env, llm: Named, materials: dict[str, Material] | None = None
+) -> dict[str, Any]:
     """Probe one adviser on one task; the last line printed is the result as one JSON object, also returned.
 
-    llm: the adviser's own options. With options.out, the raw answers, the situations and a figure are left
-    there. Raises BadInput naming the option that cannot be met.
+    llm: the adviser's own options. materials: what earlier probes collected, by task; it is added to. With
+    options.out, the raw answers, the situations and a figure are left there. Raises BadInput naming the
+    option that cannot be met.
     """
     _check(options)
     started = time.monotonic()
-    situations, sets = _material(options, env)
+    task = repr((env, options.situations, options.example_sets, options.examples, options.seed))
+    materials = {} if materials is None else materials
+    if task not in materials:
+        materials[task] = _material(options, env)
+    situations, sets = materials[task]
     provider = build_provider(llm)
     if provider.paid and options.budget_usd is None:
         raise BadInput("budget_usd", f"{provider.name} costs money; say how much it may cost at most")
@@ -100,6 +111,32 @@ def main(options: ProbeOptions, env: Env, llm: Named) -> dict[str, Any]:
     return result
 
 
+def compare(results: dict[str, dict[str, Any]], out: str | None) -> str:
+    """Several advisers, label -> result, beside one another: a table as text, a row an adviser and wording.
+
+    out: folder that is left a figure for each task; null: none.
+    """
+    lines = ["| adviser | task | wording | action | subgoal | calls | dollars |", "|---" * 7 + "|"]
+    for env_id in dict.fromkeys(result["env_id"] for result in results.values()):
+        here = {label: result for label, result in results.items() if result["env_id"] == env_id}
+        marks = next(iter(here.values()))["yardsticks"]
+        for name in marks["action"]:
+            cells = [_cell(marks[what].get(name)) for what in ("action", "subgoal")]
+            lines.append(f"| *{name}* | {env_id} | | {cells[0]} | {cells[1]} | | |")
+        for label, result in here.items():
+            for wording, scores in result["wordings"].items():
+                cells = [_cell(scores[what]["accuracy"]) for what in ("action", "subgoal")]
+                cost = f"{result['calls']} | {result['cost_usd']:.4f}"
+                lines.append(f"| {label} | {env_id} | {wording} | {cells[0]} | {cells[1]} | {cost} |")
+        if out is not None:
+            figure(here, Path(out) / f"{env_id}.png")
+    return "\n".join(lines)
+
+
+def _cell(triple: Sequence[float] | None) -> str:
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*triple) if triple else "-"
+
+
 def _check(options: ProbeOptions) -> None:
     for name, least in {"situations": 2, "example_sets": 1, "examples": 0, "max_tokens": 1}.items():
         if vars(options)[name] < least:
@@ -108,7 +145,7 @@ def _check(options: ProbeOptions) -> None:
         raise BadInput("out", "the figure needs matplotlib; pip install matplotlib, or leave out away")
 
 
-def _material(options: ProbeOptions, env: Env) -> tuple[list[Situation], list[list[Situation]]]:
+def _material(options: ProbeOptions, env: Env) -> Material:
     """The situations to ask about, and the sets of examples; one empty set without examples."""
     world = make_env(env, "symbolic", remember=True)
     try:
