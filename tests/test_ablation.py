@@ -148,6 +148,20 @@ def test_a_contradiction_ends_the_command_with_one_line_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_gate_or_provider_leaves_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for override, right in (
+        ("gate.name=nobody", "fixed, follow, lore"),
+        ("llm.provider=nobody", "anthropic"),
+    ):
+        assert cli.train_main([override]) == cli.BAD_INPUT
+        line = capfd.readouterr().err.strip()
+        assert line.startswith(f"lore-train: {override.split('=')[0]}: unknown") and right in line
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [

@@ -13,7 +13,8 @@ from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.minigrid import MiniGridAdapter
 from lore.envs.oracle import optimal_actions
 from lore.envs.vector import VectorEnv
-from lore.gate import Gate, build_gate
+from lore.gate import GATES, Gate, build_gate
+from lore.gate import GROUP as GATE_GROUP
 from lore.guided_learning import GuidedLearning
 from lore.llm.asking import Asker
 from lore.llm.breaker import Breaker
@@ -23,10 +24,12 @@ from lore.llm.controller import Limits, LLMController
 from lore.llm.journal import Journal
 from lore.llm.ledger import SweepLedger
 from lore.llm.prior_net import PriorNet
-from lore.llm.providers import build_provider
+from lore.llm.providers import GROUP as PROVIDER_GROUP
+from lore.llm.providers import PROVIDERS, build_provider
 from lore.llm.triggers import Triggers
 from lore.nn.products import BFLOAT16
 from lore.options import BadInput, Config
+from lore.plugins import load
 from lore.random_agent import RandomAgent
 from lore.replay import ReplayBuffer, columns
 from lore.rng import generator
@@ -53,6 +56,13 @@ def _dtype(cfg: Config) -> torch.dtype:
 def is_advised(cfg: Config) -> bool:
     """Whether an adviser takes part in a run: there is one, and a gate that lets it."""
     return cfg.llm.provider != "none" and cfg.gate.name != "none"
+
+
+def check_plugins(cfg: Config) -> None:
+    """Raise BadInput where an advised run names a gate or a provider that there is not."""
+    if is_advised(cfg):
+        load(GATE_GROUP, GATES, cfg.gate.name, "gate.name", "gate")
+        load(PROVIDER_GROUP, PROVIDERS, cfg.llm.provider, "llm.provider", "provider")
 
 
 def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:

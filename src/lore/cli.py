@@ -180,8 +180,8 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
             cfg.logger.group = sweep.name
         _announce(cfg)
         _check_task(cfg)
+        cfg.dtype = _prepare(cfg)
         run_folder.claim(run_dir)
-        cfg.dtype = _compute_type(cfg)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
         return _refuse(TRAIN, error)
@@ -233,10 +233,12 @@ def _announce(cfg: Config, before: str = "") -> None:
     )
 
 
-def _compute_type(cfg: Config) -> str:
-    """What `dtype` is on this machine: config.yaml says what was computed with, not what was left open."""
-    from lore.build import compute_type
+def _prepare(cfg: Config) -> str:
+    """Raise BadInput where gate or provider are unknown. What `dtype` is on this machine: config.yaml says
+    what was computed with, not what was left open."""
+    from lore.build import check_plugins, compute_type
 
+    check_plugins(cfg)
     return compute_type(cfg.dtype, cfg.device)
 
 

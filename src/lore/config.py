@@ -210,6 +210,8 @@ def _wrong_type(error: OmegaConfBaseException, schema: type, override: str = "")
 
 
 def _in_words(hint: Any, key: str) -> str:
+    if hint is None:
+        return "a number"  # an entry of a mapping
     if isinstance(hint, types.UnionType):
         return " or ".join(_in_words(part, key) for part in typing.get_args(hint))
     if dataclasses.is_dataclass(hint):

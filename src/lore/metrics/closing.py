@@ -56,10 +56,12 @@ def _advised(summary: Mapping[str, Any], agent: str, adviser: str) -> str:
     said = f"The adviser ({adviser}) was asked {asks} time{'' if asks == 1 else 's'}"
     if influence is None:
         return f"{said}."
+    if not influence["prior_share"]:
+        return f"{said} and had no advice to give, for {_dollars(summary['llm_cost_usd'])}."
     said += f" and had advice at {share(influence['prior_share'])} of the steps"
     if agent != "prior":
-        said += f", with a mean KL of {influence['mean_kl']:.2g} nats"
-        said += f" and {share(influence['argmax_flip_share'])} of the likeliest actions changed"
+        said += f", with a mean KL of {influence['mean_kl']:.2g} nats; it changed the likeliest action"
+        said += f" at {share(influence['argmax_flip_share'])} of all steps"
     return f"{said}, for {_dollars(summary['llm_cost_usd'])}."
 
 
