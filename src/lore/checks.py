@@ -119,7 +119,7 @@ def check(cfg: Config) -> None:
     _ranges(cfg)
     if cfg.agent.name == "dreamer":
         _replay(cfg)
-        _scales(cfg.agent)
+        _entries("agent.scales", cfg.agent.scales, Agent().scales, "loss")
     if cfg.size.deter % cfg.size.blocks:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
     check_arm(cfg)
@@ -200,14 +200,14 @@ def _replay(cfg: Config) -> None:
         )
 
 
-def _scales(agent: Agent) -> None:
-    known = Agent().scales
-    for name in agent.scales.keys() ^ known.keys():
-        wrong = "unknown loss" if name in agent.scales else "is missing"
-        raise BadInput(f"agent.scales.{name}", f"{wrong}; the losses are {', '.join(known)}")
-    for name, value in agent.scales.items():
+def _entries(key: str, values: dict[str, float], known: dict[str, float], what: str) -> None:
+    """A mapping with exactly the known names, each number at least 0; `what` a name stands for."""
+    for name in values.keys() ^ known.keys():
+        wrong = f"unknown {what}" if name in values else "is missing"
+        raise BadInput(f"{key}.{name}", f"{wrong}; known are {', '.join(known)}")
+    for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise BadInput(f"agent.scales.{name}", f"{value} must be at least 0")
+            raise BadInput(f"{key}.{name}", f"{value} must be at least 0")
 
 
 def _env(cfg: Config) -> None:
@@ -240,13 +240,7 @@ def _unlimited(llm: LLM) -> bool:
 
 def _gate(cfg: Config) -> None:
     gate, learner = cfg.gate, cfg.agent.name
-    known = Gate().weights
-    for name in gate.weights.keys() ^ known.keys():
-        wrong = "unknown term" if name in gate.weights else "is missing"
-        raise BadInput(f"gate.weights.{name}", f"{wrong}; the terms are {', '.join(known)}")
-    for name, value in gate.weights.items():
-        if not 0 <= value < math.inf:
-            raise BadInput(f"gate.weights.{name}", f"{value} must be at least 0")
+    _entries("gate.weights", gate.weights, Gate().weights, "term of u")
     if gate.tau_low > gate.tau_high:
         raise BadInput("gate.tau_low", f"{gate.tau_low} must not lie above gate.tau_high={gate.tau_high}")
     if learner == "random" and (gate.name, cfg.llm.provider) != ("none", "none"):
