@@ -317,7 +317,8 @@ class Trainer:
             self.replay.rng.set_state(state["replay_rng"])
         deter, stoch, action = (x.to(self.agent.device) for x in state["carry"])
         self.carry.latent.deter, self.carry.latent.stoch, self.carry.prev_action = deter, stoch, action
-        self.carry.latched, self.carry.value = state["advice_carry"]
+        latched, value = (None if x is None else x.to(self.agent.device) for x in state["advice_carry"])
+        self.carry.latched, self.carry.value = latched, value
         if self.gate and self.guidance:
             self.gate.load_state_dict(state["gate"])
             self.guidance.load_state_dict(state["guidance"])
