@@ -259,6 +259,7 @@ def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
         is_first=row([True] + [False] * (T - 1)),
         is_last=row([False] * (T - 1) + [True]),
         is_terminal=row(episode.terminal),
+        success=zeros.bool(),
         context=Latent(torch.zeros(B, cfg.size.deter), torch.zeros(B, cfg.size.stoch, dtype=torch.uint8)),
         index=torch.arange(B * T).view(B, T),
         prior=torch.zeros(B, T, 7),
@@ -266,6 +267,7 @@ def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
         confidence=zeros,
         source=zeros,
         beta=zeros,
+        temperature=zeros,
     )
 
 
