@@ -263,9 +263,9 @@ def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
         context=Latent(torch.zeros(B, cfg.size.deter), torch.zeros(B, cfg.size.stoch, dtype=torch.uint8)),
         index=torch.arange(B * T).view(B, T),
         prior=torch.zeros(B, T, 7),
-        mask=torch.zeros(B, T, 7),
+        mask=torch.zeros(B, T, 7, dtype=torch.bool),
         confidence=zeros,
-        source=zeros,
+        source=zeros.byte(),
         beta=zeros,
         temperature=zeros,
     )
