@@ -50,6 +50,8 @@ class Evaluator:
         mode = "advised" if advice else "greedy" if greedy else "sampled"
         rng = generator(self.seed, f"evaluation/{mode}/{env_step}", agent.device)
         policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy, advice)
+        for env in self._envs:
+            env.remember = advice is not None  # a map costs time, and only an adviser reads it
         games = [_Game(env, i, env_step) for i, env in enumerate(self._envs)]
         carry = agent.initial(self.episodes)
         # Episodes that are over stay in the batch: every new batch size would cost time and memory.

@@ -27,6 +27,7 @@ class Run:
     eval_every: int = 500  # 0 switches evaluation off
     eval_episodes: int = 100  # held-out episodes an evaluation
     eval_greedy: bool = True  # evaluate the greedy policy beside the sampled one
+    eval_advised: bool = True  # with an adviser: evaluate with advice on as well
     save_every: int = 500  # distance of checkpoints
     log_every: int = 100  # distance of rows in metrics.jsonl
     dir: str = ""  # run folder; filled in at start

@@ -227,7 +227,7 @@ class Trainer:
         }
         if self.cfg.run.eval_greedy:
             self.greedy = score(self.evaluator.run(self.agent, self.env_step, greedy=True), set()).success
-        if self.adviser:
+        if self.adviser and self.cfg.run.eval_advised:
             reader = self.adviser.reader(self.evaluator.episodes)
             advised = self.evaluator.run(self.agent, self.env_step, advice=self.advice(reader))
             self.advised = score(advised, set()).success

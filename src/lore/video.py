@@ -59,6 +59,8 @@ class Recording:
 class Recorder:
     """An environment that keeps its latest episode in `recording` and is otherwise the one it wraps."""
 
+    remember = False  # films show the agent alone: no adviser reads a map
+
     def __init__(self, env: MiniGridAdapter):
         self.env, self.obs_spec, self.action_names = env, env.obs_spec, env.action_names
         self.recording: Recording

@@ -35,7 +35,8 @@ class MiniGridAdapter(gym.Wrapper):
     shows what it carries.
 
     `reset` puts the layout hash into info["layout"], `step` the unshaped reward into info["raw_reward"].
-    remember: keep a map of what was seen this episode, in every mode the same; it is read from `state`.
+    remember: keep a map of what was seen this episode, in every mode the same, read from `state`; it may be
+    set before a reset.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class MiniGridAdapter(gym.Wrapper):
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
         self._mode, self._actions, self._length = mode, tuple(int(a) for a in actions), mission_length
         self._mission, self._tokens = "", np.zeros(mission_length, np.uint8)
-        self._remember, self._memory = remember, MapMemory(self._world.max_steps)
+        self.remember, self._memory = remember, MapMemory(self._world.max_steps)
         self._state: GridState | None = None
 
     @property
@@ -71,7 +72,7 @@ class MiniGridAdapter(gym.Wrapper):
     ) -> tuple[Obs, dict[str, Any]]:
         raw, info = self.env.reset(seed=seed, options=options)
         now = self._world.gen_obs()  # what a task begins with in hand is still on the floor in `raw`
-        if self._remember:
+        if self.remember:
             self._memory = MapMemory(self._world.max_steps)  # BabyAI levels set their limit at each reset
             self._state = self._memory.reset(now["image"], int(now["direction"]), now["mission"])
         if self._mode == "rgb64":
@@ -84,7 +85,7 @@ class MiniGridAdapter(gym.Wrapper):
             raise IndexError(f"action {action} is not in [0, {len(self._actions)})")
         raw, reward, terminated, truncated, info = self.env.step(self._actions[action])
         info.setdefault("raw_reward", float(reward))
-        if self._remember:
+        if self.remember:
             name = self.action_names[action]
             self._state = self._memory.step(name, raw["image"], int(raw["direction"]))
         return self._observe(raw), float(reward), terminated, truncated, info

@@ -25,12 +25,13 @@ class EpisodicEnv(Protocol):
     """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
 
     `reset` returns info["layout"]: str. `step` returns info["raw_reward"]: the reward without shaping.
-    `state` is asked for by `VectorEnv.states` alone.
+    `state` is asked for by `VectorEnv.states` alone. remember: whether there is one, from the next reset on.
     An episode must follow from its seed and the actions alone, however often the object was used before.
     """
 
     obs_spec: dict[str, ObsSpec]
     action_names: list[str]
+    remember: bool
 
     def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]: ...
 
