@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lore.nn.distributions import TwoHot, one_hot, symexp_bins
+from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 from lore.options import Size
 from lore.rng import generator
@@ -51,16 +51,16 @@ class DisagreementEnsemble(nn.Module):
         rng = generator(seed, "init/disagreement_ensemble")
         self.net = MemberMLP(members, features + num_actions, size.units, out, rng)
 
-    def _log_probs(self, feat: Tensor, action: Tensor) -> Tensor:
-        """feat (N, F), action (N,) -> (K, N, S, K') log-probabilities."""
+    def _logits(self, feat: Tensor, action: Tensor) -> Tensor:
+        """feat (N, F), action (N,) -> (K, N, S, K'), float32."""
         inputs = torch.cat([feat.detach(), one_hot(action, self.num_actions, feat.dtype)], -1)
-        return self.net(inputs).float().unflatten(-1, self.shape).log_softmax(-1)
+        return self.net(inputs).float().unflatten(-1, self.shape)
 
     def loss(self, feat: Tensor, probs: Tensor, batch: Batch) -> Tensor:
         """feat (B, T, F), posterior probs (B, T, S, K') -> cross-entropy (B, T-1); none across episodes."""
         target = probs[:, 1:].detach()
-        log_probs = self._log_probs(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
-        log_probs = log_probs.unflatten(1, target.shape[:2])  # (K, B, T-1, S, K')
+        logits = self._logits(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
+        log_probs = logits.log_softmax(-1).unflatten(1, target.shape[:2])  # (K, B, T-1, S, K')
         loss = -(target * log_probs).sum((-2, -1)) * bootstrap_mask(batch.index[:, :-1], self.members)
         return (~batch.is_first[:, 1:]).float() * loss.mean(0)
 
@@ -72,6 +72,7 @@ class DisagreementEnsemble(nn.Module):
         """
         N, A = policy.shape
         actions = torch.arange(A, device=feat.device).repeat(N)
-        probs = self._log_probs(feat.repeat_interleave(A, 0), actions).exp()
-        spread = probs.var(0).mean((-2, -1)).view(N, A)
+        probs = unimix_probs(self._logits(feat.repeat_interleave(A, 0), actions), 0.0)
+        apart = probs - probs.mean(0)  # (K, N*A, S, K'): written out, torch's var is ten times slower here
+        spread = apart.square_().sum(0).mean((-2, -1)).div(self.members - 1).view(N, A)
         return (policy * spread).sum(-1)
