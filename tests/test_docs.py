@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.metrics.test_wandb_sink import history
 
 from lore.config import compose
 from lore.train import train
@@ -20,6 +21,22 @@ def logged_in(folder: Path) -> set[str]:
     names = {name for row in rows for name in row}
     names = {re.sub(r"^(llm/failure)/.*", r"\1/KIND", name) for name in names}
     return {re.sub(r"^(llm/(?:outcome|trigger|plan|source))/.*", r"\1/NAME", name) for name in names}
+
+
+def numbers_in(folder: Path) -> list[dict[str, float]]:
+    """Rows of metrics.jsonl, numbers only: W&B gets no nulls, and shows a vector as a histogram."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if isinstance(v, int | float)} for row in rows]
+
+
+def sent_to_wandb(folder: Path) -> list[dict[str, float]]:
+    """The same rows, read back from W&B's own file by W&B."""
+    (segment,) = (folder / "wandb").glob("offline-run-*")
+    keep = re.compile(r"(?!_)[^.]+$")  # not its own fields, nor the parts of a histogram
+    return [
+        {k: v for k, v in row.items() if keep.match(k) and isinstance(v, int | float)}
+        for row in history(segment)
+    ]
 
 
 def test_every_logged_metric_has_a_line_and_every_line_a_metric(
@@ -40,7 +57,9 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
     folder = tmp_path / "everything"
     folder.mkdir()
     everything = ["prior_net.enabled=true", "gate.mix_in_imagination=true", "gate.temperature=match"]
-    train(compose(["+preset=debug", *everything, "llm.cache=null", "logger=quiet"]), folder)
+    quiet = ["llm.cache=null", "logger=offline", "logger.terminal=off"]
+    train(compose(["+preset=debug", *everything, *quiet]), folder)
+    assert sent_to_wandb(folder) == numbers_in(folder)
     logged |= logged_in(folder)
     table = DOCS.read_text(encoding="utf-8").split("## Names in metrics.jsonl")[1].split("\n## ")[0]
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
