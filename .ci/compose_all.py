@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import lore
-from lore.config import compose
+from lore.config.compose import compose
 
 ROOT = Path(sys.argv[1]).resolve()
 GROUPS = {
@@ -25,7 +25,7 @@ GROUPS = {
 def main() -> None:
     home = Path(lore.__file__).resolve()
     assert ROOT / "src" not in home.parents, f"{home} is the source tree, not the installed wheel"
-    assert files("lore.nn").joinpath("kernels.cpp").is_file(), "the wheel has no kernels.cpp"
+    assert files("lore.nn.cpu").joinpath("kernels.cpp").is_file(), "the wheel has no kernels.cpp"
     total = 0
     for group, plus in GROUPS.items():
         names = sorted(

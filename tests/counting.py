@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lore.types import ObsSpec
+from lore.base.types import ObsSpec
 
 
 class CountingEnv:

@@ -46,8 +46,8 @@ TINY = [
 
 def run(folder: Path, *overrides: str, stop_at: int | None = None) -> Path:
     """A run of TINY and `overrides` in `folder`, in this process; stop_at: Ctrl-C after so many ticks."""
-    from lore.config import compose
-    from lore.train import train
+    from lore.config.compose import compose
+    from lore.training.trainer import train
 
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ class interrupt_at:
         self.left = tick
 
     def __enter__(self) -> None:
-        from lore.train import Trainer
+        from lore.training.trainer import Trainer
 
         self.real = Trainer.tick
 
@@ -80,7 +80,7 @@ class interrupt_at:
         Trainer.tick = tick  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        from lore.train import Trainer
+        from lore.training.trainer import Trainer
 
         Trainer.tick = self.real  # type: ignore[method-assign]
 
@@ -108,7 +108,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def state(folder: Path) -> dict[str, Any]:
     """The latest state without what the wall clock touches (with it, the length of metrics.jsonl)."""
-    from lore.checkpoint import load_state
+    from lore.training.checkpoint import load_state
 
     stored = load_state(folder)
     del stored["wall_s"], stored["logger"]["offsets"]["metrics.jsonl"]
@@ -180,8 +180,8 @@ def arm(point: str, number: int, die: Callable[[], None] = _die) -> None:
     """Call `die` the `number`th time that `point` is reached in this process."""
     import shutil
 
-    from lore import checkpoint
     from lore.metrics import jsonl
+    from lore.training import checkpoint
 
     left = [number]
 
@@ -233,9 +233,9 @@ def main(die: str, arguments: list[str]) -> int:
     if die:
         point, _, number = die.partition(":")
         arm(point, int(number))
-    from lore.cli import train_main
+    from lore.cli.train import main
 
-    return train_main(arguments)
+    return main(arguments)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from tests.dreamer.samples import ACTIONS, SPEC, TINY, make_batch, shaken_agent
 from tests.dreamer.test_scan import random_case, run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lore.base.types import Batch, Latent
+from lore.config.options import Agent
 from lore.dreamer.agent import DreamerV3Agent
-from lore.nn.native import torch_only
-from lore.options import Agent
-from lore.types import Batch, Latent
+from lore.nn.cpu.native import torch_only
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no graphics card")
 

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.metrics.test_wandb_sink import history
+from tests.metrics.sinks.test_wandb_sink import history
 
-from lore.config import compose
-from lore.train import train
+from lore.config.compose import compose
+from lore.training.trainer import train
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests import runs
 
-from lore.checkpoint import load_state
+from lore.training.checkpoint import load_state
 
 TOO = (
     "opt/",

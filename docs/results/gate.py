@@ -14,7 +14,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from lore.evaluate import wilson_interval
+from lore.training.evaluation import wilson_interval
 
 HERE = Path(__file__).parent
 STEPS = 2000  # environment steps that fixed2 ran for

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from lore.envs.make import make_env
-from lore.llm.dsl import parse
+from lore.llm.plans.language import parse
 from lore.llm.providers import Request
 from lore.llm.providers.local import BUNDLED, candidates
-from lore.options import LLM, Env
-from lore.probe import ProbeOptions, main
-from lore.probe_score import figure, interval
-from lore.situations import action_hit, collect, first_shares, subgoal_of
+from lore.config.options import LLM, Env
+from lore.studies.probe import ProbeOptions, probe_adviser
+from lore.studies.probe_report import figure, interval
+from lore.studies.labelled_situations import action_hit, collect, first_shares, subgoal_of
 
 HERE = Path(__file__).parent / "probe"
 SITUATIONS, SETS = 32, 5
@@ -44,7 +44,7 @@ def ask(labels: list[str]) -> None:
             sets = SETS if label.startswith("local") else 1  # the others read no words, so no examples
             out = HERE / task / label
             chosen = ProbeOptions(situations=SITUATIONS, example_sets=sets, out=str(out))
-            main(chosen, Env(id=env_id), options)
+            probe_adviser(chosen, Env(id=env_id), options)
             (out / "situations.jsonl").replace(HERE / task / "situations.jsonl")  # the same for all
             (out / "probe.png").unlink()
 

@@ -39,7 +39,7 @@ REPEATS = 7
 def measure(overrides: list[str]) -> dict:
     """A gradient step, in a process of its own."""
     code = (
-        "import json, sys; from lore.config import compose; from lore.bench import measure;"
+        "import json, sys; from lore.config.compose import compose; from lore.studies.benchmark import measure;"
         f"print(json.dumps(measure(compose(sys.argv[1:]), {REPEATS})))"
     )
     done = subprocess.run(
@@ -52,11 +52,11 @@ def acting(envs: int, steps: int = 2000) -> float:
     """Seconds an environment step, network and MiniGrid together, side by side in one process."""
     import torch
 
-    from lore.build import build_agent
-    from lore.config import compose
+    from lore.training.build import build_agent
+    from lore.config.compose import compose
     from lore.envs import make_vec
-    from lore.guided_policy import GuidedPolicy
-    from lore.rng import generator
+    from lore.training.acting import GuidedPolicy
+    from lore.base.rng import generator
 
     torch.set_num_threads(1)
     cfg = compose([f"run.envs={envs}", f"run.prefill={64 * envs}"])  # room for a sequence

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lore.config.options import Config
     from lore.dreamer.agent import DreamerV3Agent
+    from lore.dreamer.replay import ReplayBuffer
     from lore.gate import UncertaintyGate
-    from lore.llm.controller import LLMController
+    from lore.llm.asking.controller import LLMController
     from lore.metrics.aggregate import MetricsAggregator
-    from lore.options import Config
-    from lore.replay import ReplayBuffer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "Config": "lore.options",
+    "Config": "lore.config.options",
     "DreamerV3Agent": "lore.dreamer.agent",
-    "LLMController": "lore.llm.controller",
+    "LLMController": "lore.llm.asking.controller",
     "MetricsAggregator": "lore.metrics.aggregate",
-    "ReplayBuffer": "lore.replay",
+    "ReplayBuffer": "lore.dreamer.replay",
     "UncertaintyGate": "lore.gate",
 }
 

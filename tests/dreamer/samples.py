@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lore.base.types import Batch, Latent, ObsSpec
+from lore.config.options import Agent, Size
 from lore.dreamer.agent import DreamerV3Agent
-from lore.options import Agent, Size
-from lore.types import Batch, Latent, ObsSpec
 
 TINY = Size(deter=64, hidden=16, classes=4, units=16, depth=2, stoch=8, blocks=4)
 ACTIONS = 5

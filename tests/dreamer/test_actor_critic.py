@@ -8,9 +8,9 @@ import torch
 from tests.dreamer import samples as ref
 from tests.dreamer.samples import ACTIONS, TINY, make_batch, rng, shake
 
+from lore.config.options import Agent
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.rssm import Imagined
-from lore.options import Agent
 
 FEATURES = TINY.deter + TINY.stoch * TINY.classes
 H, N, BINS = 4, 6, 41

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.dreamer.samples import ACTIONS, SPEC, TINY, make_agent, make_batch, rng, shaken_agent
 
+from lore.base.types import Batch, Carry, ObsSpec
+from lore.config.options import Agent
 from lore.dreamer.agent import DreamerV3Agent
-from lore.options import Agent
-from lore.types import Batch, Carry, ObsSpec
 
 BOTH = {"critic_ensemble": 3, "disagreement_ensemble": 2}
 

@@ -8,8 +8,8 @@ from tests.dreamer import samples as ref
 from tests.dreamer.samples import TINY, rng, shake
 from torch import nn
 
+from lore.base.types import ObsSpec
 from lore.dreamer.networks import Decoder, Encoder
-from lore.types import ObsSpec
 
 F32 = torch.float32
 SYMBOLIC = {

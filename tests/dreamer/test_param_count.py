@@ -8,10 +8,10 @@ import yaml
 
 import lore.dreamer.ensembles
 import lore.nn.layers
+from lore.base.types import ObsSpec
+from lore.config.options import Agent, Size
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.world_model import WorldModel
-from lore.options import Agent, Size
-from lore.types import ObsSpec
 
 FOLDER = Path(lore.__file__).parent / "conf" / "size"
 RAW147 = {"image": ObsSpec((147,), dtype="float32")}

@@ -6,9 +6,9 @@ from tests.dreamer import samples as ref
 from tests.dreamer.samples import ACTIONS, TINY, hot, random_latent, rng, shake
 from torch.distributions import Categorical, Independent, kl_divergence
 
+from lore.base.types import Latent
 from lore.dreamer.rssm import RSSM, Observed
 from lore.nn.distributions import unimix_probs
-from lore.types import Latent
 
 EMBED, S, K, D = 16, TINY.stoch, TINY.classes, TINY.deter
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lore.dreamer.scan import Weights, posterior_scan
-from lore.nn.native import kernels_in_use, torch_only
+from lore.nn.cpu.native import kernels_in_use, torch_only
 
 pytestmark = pytest.mark.skipif(kernels_in_use() is None, reason="kernels cannot be built here")
 

@@ -7,9 +7,9 @@ from minigrid.utils.baby_ai_bot import BabyAIBot
 from tests.envs.solver import Solver
 
 import lore.envs
+from lore.config.options import Env
 from lore.envs import MODES, make_env, make_vec
 from lore.envs.actions import USEFUL
-from lore.options import Env
 
 CONF = Path(lore.envs.__file__).parents[1] / "conf" / "env"
 _NAMES = """

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tests.counting import CountingEnv
 
+from lore.config.options import Env
 from lore.envs import VectorEnv, episode_seed, make_vec
-from lore.options import Env
 
 
 def counting(lengths, seed=0, split="train", **kwargs):

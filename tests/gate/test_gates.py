@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lore.base.errors import BadInput
+from lore.base.types import Prior
+from lore.config.options import KL, Gate
 from lore.gate import GATES, FixedGate, FollowGate, UncertaintyGate, build_gate
 from lore.gate.gates import FLOORS
-from lore.options import KL, BadInput, Gate
-from lore.types import Prior
 
 A = 7
 NORMS = {"value_var": torch.tensor(0.5), "disagreement": torch.tensor(0.02)}

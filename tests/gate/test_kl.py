@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lore.config.options import KL
 from lore.gate import KLControl, divergence, mix
-from lore.options import KL
 
 A, DELTA = 7, 0.1
 ONE = torch.tensor(1)

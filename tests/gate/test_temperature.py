@@ -17,7 +17,7 @@ from lore.gate.temperature import (
     match_temperature,
     pinned,
 )
-from lore.llm.controller import prior_logits
+from lore.llm.asking.controller import prior_logits
 
 A = 7
 LOG = math.log(A)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lore.llm.asking import Asker, Question
-from lore.llm.breaker import Breaker
-from lore.llm.budget import Budget
-from lore.llm.journal import Journal
+from lore.base.types import Cell, GridState, Thing
+from lore.llm.asking.asker import Asker, Question
+from lore.llm.asking.breaker import Breaker
+from lore.llm.asking.budget import Budget
+from lore.llm.asking.journal import Journal
 from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
 from lore.llm.providers import Reply, Request
-from lore.types import Cell, GridState, Thing
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 Said = Any

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lore.base.types import GridState
+from lore.config.options import LLM, Env
+from lore.envs.adapter import MiniGridAdapter
 from lore.envs.make import make_env
-from lore.envs.minigrid import MiniGridAdapter
-from lore.envs.oracle import optimal_actions
+from lore.envs.privileged.oracle import optimal_actions
 from lore.envs.vector import episode_seed
-from lore.evaluate import wilson_interval
 from lore.llm.answer import Answer, BadAnswer, parse_answer
-from lore.llm.plan import Executor
+from lore.llm.plans.executor import Executor
 from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
 from lore.llm.providers import Provider, Request, build_provider
-from lore.options import LLM, Env
-from lore.types import GridState
+from lore.training.evaluation import wilson_interval
 
 FLOOR = 0.01  # share of the advised distribution that is spread over all actions
 

@@ -18,7 +18,7 @@ from lore.llm.answer import (
     parse_answer,
     schema,
 )
-from lore.llm.dsl import parse
+from lore.llm.plans.language import parse
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 EVEN = dict.fromkeys(ACTIONS, 1.0)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lore.base.types import SOURCES
+from lore.config.options import PriorNet as PriorNetOptions
 from lore.llm.prior_net import PriorNet
 from lore.nn.ensemble import bootstrap_mask
-from lore.options import PriorNet as PriorNetOptions
-from lore.types import SOURCES
 
 F, A, K, UNITS = 24, 7, 5, 32
 PLAN, OWN, NONE = SOURCES.index("plan"), SOURCES.index("prior_net"), SOURCES.index("none")

@@ -16,14 +16,14 @@ import pytest
 from minigrid.core.world_object import Ball, Box, Door, Key, Lava, Wall
 from tests.envs.test_make import NAMES, load
 
+from lore.base.types import GridState, Thing
+from lore.config.options import Env
 from lore.envs import make_env
-from lore.envs.memory import MapMemory
+from lore.envs.remembered_map import MapMemory
 from lore.llm.answer import parse_answer
-from lore.llm.dsl import COLORS, KINDS, STATES, STEPS, TESTS, parse
-from lore.llm.plan import Executor
+from lore.llm.plans.executor import Executor
+from lore.llm.plans.language import COLORS, KINDS, STATES, STEPS, TESTS, parse
 from lore.llm.prompt import EXAMPLES, NEAREST, PROMPT_VERSION, SYSTEM, describe, plan_key, policy_key
-from lore.options import Env
-from lore.types import GridState, Thing
 
 ALL = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 EMPTY, WALL = Thing("empty"), Thing("wall", "grey")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lore.config.options import KL, Config, Gate, Health
 from lore.metrics.health import RULES, HealthMonitor, Limits, monitor
-from lore.options import KL, Config, Gate, Health
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 HEALTHY = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lore.base.types import Episode
+from lore.config.options import Config, Env, Health, Logger, Run
 from lore.metrics.logger import RunLogger
-from lore.options import Config, Env, Health, Logger, Run
-from lore.types import Episode
 
 pytestmark = pytest.mark.usefixtures("no_wandb")
 CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))

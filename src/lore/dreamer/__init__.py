@@ -1,0 +1,1 @@
+"""DreamerV3: world model, actor and critic, replay, and the agent that is made of them."""

@@ -11,14 +11,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from lore.base.rng import generator
+from lore.base.types import Batch
+from lore.config.options import Agent, Size
 from lore.dreamer.returns import ReturnScale, lambda_return
 from lore.dreamer.rssm import Imagined
 from lore.nn import fused
 from lore.nn.distributions import TwoHot, symexp_bins
 from lore.nn.layers import MLP
-from lore.options import Agent, Size
-from lore.rng import generator
-from lore.types import Batch
 
 LAYERS = 3
 

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lore.base.rng import Streams
+from lore.base.types import Batch, Belief, Carry, Latent, ObsSpec
+from lore.config.options import Agent, Size
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble
 from lore.dreamer.rssm import Core
 from lore.dreamer.world_model import WorldModel
 from lore.nn.optim import LaProp
-from lore.options import Agent, Size
-from lore.rng import Streams
-from lore.types import Batch, Belief, Carry, Latent, ObsSpec
 
 REGION = "lore: "  # how a profile tells the regions of a gradient step from operations
 
@@ -26,7 +26,7 @@ def region(name: str) -> AbstractContextManager[object]:
 
 
 class Guide(Protocol):
-    """Who takes part in a gradient step besides DreamerV3; `lore.guided_learning` has one.
+    """Who takes part in a gradient step besides DreamerV3; `lore.training.learning` has one.
 
     env_step: of the run, set before an update.
     """

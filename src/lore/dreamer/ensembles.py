@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lore.base.rng import generator
+from lore.base.types import Batch
+from lore.config.options import Size
 from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
-from lore.options import Size
-from lore.rng import generator
-from lore.types import Batch
 
 
 class CriticEnsemble(nn.Module):

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lore.base.rng import generator
+from lore.base.types import ObsSpec
+from lore.config.options import Size
 from lore.nn.distributions import class_loss, one_hot, symlog
 from lore.nn.layers import MLP, BlockLinear, ChannelNorm, Conv, Dense, Linear, Norm, UpConv
-from lore.options import Size
-from lore.rng import generator
-from lore.types import ObsSpec
 
 CHANNELS = (2, 3, 4, 4)  # multiples of size.depth, one halving of the image each
 LAYERS = 3

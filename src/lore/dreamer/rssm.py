@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lore.base.rng import generator
+from lore.base.types import Latent
+from lore.config.options import Size
 from lore.dreamer.scan import Weights, posterior_scan
 from lore.nn import fused, products
 from lore.nn.distributions import categorical_kl, one_hot, unimix_probs
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
-from lore.options import Size
-from lore.rng import generator
-from lore.types import Latent
 
 Policy = Callable[[Tensor], Tensor]
 """Features (N, F) -> actions (N,), called once per imagined step."""

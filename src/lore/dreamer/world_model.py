@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lore.base.rng import generator
+from lore.base.types import Batch, ObsSpec
+from lore.config.options import Agent, Size
 from lore.dreamer.networks import Decoder, Encoder
 from lore.dreamer.rssm import RSSM, Observed
 from lore.nn.distributions import TwoHot, symexp_bins
 from lore.nn.layers import MLP
-from lore.options import Agent, Size
-from lore.rng import generator
-from lore.types import Batch, ObsSpec
 
 
 class WorldModel(nn.Module):

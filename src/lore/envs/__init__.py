@@ -1,9 +1,9 @@
 """MiniGrid and BabyAI tasks, side by side, as arrays of the agent's own view."""
 
+from lore.envs.adapter import MODES, MiniGridAdapter
 from lore.envs.make import make_env, make_vec
-from lore.envs.minigrid import MODES, MiniGridAdapter
-from lore.envs.privileged import Distances, distances, layout_hash
-from lore.envs.skills import SkillMeter
+from lore.envs.privileged.skills import SkillMeter
+from lore.envs.privileged.truth import Distances, distances, layout_hash
 from lore.envs.vector import EpisodicEnv, VectorEnv, episode_seed
 
 __all__ = [

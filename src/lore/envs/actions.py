@@ -12,8 +12,8 @@ from difflib import get_close_matches
 
 from minigrid.core.actions import Actions
 
-from lore.options import BadInput
-from lore.types import STEPS, GridState, Thing
+from lore.base.errors import BadInput
+from lore.base.types import STEPS, GridState, Thing
 
 _UNSEEN = Thing("unseen")
 _OPEN_KINDS = ("empty", "floor", "goal", "lava", "unseen")  # that can be walked onto

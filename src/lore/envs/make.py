@@ -9,14 +9,15 @@ import gymnasium as gym
 import minigrid  # noqa: F401  (registers its ids when imported)
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
+from lore.base.errors import BadInput
+from lore.config.options import Env
 from lore.envs.actions import action_table
-from lore.envs.minigrid import MODES, MiniGridAdapter
+from lore.envs.adapter import MODES, MiniGridAdapter
+from lore.envs.agent_view import use_fast_view
 from lore.envs.missions import token_length
-from lore.envs.privileged import core
-from lore.envs.shaping import PotentialShaping
+from lore.envs.privileged.shaping import PotentialShaping
+from lore.envs.privileged.truth import core
 from lore.envs.vector import VectorEnv
-from lore.envs.view import use_fast_view
-from lore.options import BadInput, Env
 
 
 def make_env(options: Env, obs: str, *, remember: bool = False) -> MiniGridAdapter:

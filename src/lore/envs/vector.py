@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lore.types import FLAGS, Episode, GridState, ObsSpec
+from lore.base.types import FLAGS, Episode, GridState, ObsSpec
 
 Obs = dict[str, np.ndarray]
 SPLITS = ("train", "eval")

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lore.base.types import Prior
+from lore.config.options import Gate as GateOptions
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, mix
 from lore.gate.temperature import build_temperature
-from lore.options import Gate as GateOptions
-from lore.types import Prior
 
 CLIP = 2.0  # a term of u never counts as more than this times its frozen mean
 FLOORS = {"value_var": 0.05**2}  # smallest norms: before a reward was seen all critics say 0, and agree

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lore.config.options import KL
 from lore.gate.mix import divergence, mix
-from lore.gate.solve import bracket
-from lore.options import KL
+from lore.gate.roots import bracket
 
 ROUNDING = 1e-5  # share of delta that a projection stays below it, so that float32 does not step over
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lore.gate.solve import bracket
+from lore.gate.roots import bracket
 
 TIE = 0.05  # nats: advice that differs by less is no difference, and is not made one by a low temperature
 MARGIN = 0.01  # of log A: how far above the entropy of their ties the others are kept

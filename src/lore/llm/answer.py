@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lore.llm.dsl import BadPlan, Program, parse
+from lore.llm.plans.language import BadPlan, Program, parse
 
 ANSWER_VERSION = "1"  # raise it when the schema or its meaning changes: stored answers are filed under it
 MAX_CHARS = 16_384  # of a whole answer

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lore.llm.controller import prior_logits
+from lore.base.rng import generator
+from lore.base.types import SOURCES
+from lore.config.options import PriorNet as PriorNetOptions
+from lore.llm.asking.controller import prior_logits
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
-from lore.options import PriorNet as PriorNetOptions
-from lore.rng import generator
-from lore.types import SOURCES
 
 NONE, OWN = SOURCES.index("none"), SOURCES.index("prior_net")
 

@@ -9,8 +9,8 @@ from collections import defaultdict
 from functools import lru_cache
 from hashlib import blake2b
 
-from lore.llm.dsl import COLORS
-from lore.types import STEPS, Cell, GridState, Thing
+from lore.base.types import STEPS, Cell, GridState, Thing
+from lore.llm.plans.language import COLORS
 
 PROMPT_VERSION = "1"  # raise it with any change of the words below: stored answers are filed under it
 NEAREST = 8  # of several alike, those that are listed; the rest are counted

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lore.options import Health
+from lore.config.options import Health
 
 WARNING, ERROR = "WARNING", "ERROR"
 SOLVED = 0.9  # success/windowed from which an agent needs neither exploration nor advice

@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lore.base.types import Episode
+from lore.config.options import Logger
 from lore.metrics.health import Alert, monitor
-from lore.metrics.jsonl import JsonlFile
+from lore.metrics.sinks.jsonl import JsonlFile
+from lore.metrics.sinks.terminal import Terminal
+from lore.metrics.sinks.terminal_view import View
+from lore.metrics.sinks.wandb import WandbSink
 from lore.metrics.summary import STATUSES, plain, write_json
-from lore.metrics.terminal import Terminal
-from lore.metrics.view import View
-from lore.metrics.wandb_sink import WandbSink
-from lore.options import Logger
-from lore.types import Episode
 
 METRICS, EPISODES, ALERTS = "metrics.jsonl", "episodes.jsonl", "alerts.jsonl"
 

@@ -1,0 +1,1 @@
+"""Mathematics that takes numbers, not options: layers, distributions, optimiser, ensembles."""

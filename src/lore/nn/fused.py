@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lore.nn.native import kernels_in_use
+from lore.nn.cpu.native import kernels_in_use
 
 NORM_EPS = 1e-4
 LONGEST = 16384  # units in a row, as in kernels.cpp

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lore.llm.providers.base import FAILURES, Provider, ProviderError, Reply, Request
-from lore.plugins import load
+from lore.base.plugins import load
+from lore.llm.request import FAILURES, Provider, ProviderError, Reply, Request
 
 __all__ = ["FAILURES", "PROVIDERS", "Provider", "ProviderError", "Reply", "Request", "build_provider"]
 

@@ -22,10 +22,11 @@ from anthropic.types import Message, TextBlock
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
 
+from lore.base.errors import BadInput
+from lore.config.options import LLM, Prices
 from lore.llm.answer import clean, schema
-from lore.llm.deadline import call
-from lore.llm.providers.base import ProviderError, Reply, Request
-from lore.options import LLM, BadInput, Prices
+from lore.llm.asking.deadline import call
+from lore.llm.request import ProviderError, Reply, Request
 
 T = TypeVar("T")
 MAX_BODY = 1 << 20  # bytes of a reply, or of a line of a batch's results; real ones have some thousand

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lore.base.types import GridState
 from lore.llm.prompt import policy_key
-from lore.llm.providers.base import Provider, Reply, Request
 from lore.llm.providers.scripted import (
     IDLE,
     draw,
@@ -16,7 +16,7 @@ from lore.llm.providers.scripted import (
     reply_weights,
     right_plan,
 )
-from lore.types import GridState
+from lore.llm.request import Provider, Reply, Request
 
 
 @dataclass

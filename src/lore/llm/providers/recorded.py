@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lore.base.errors import BadInput
+from lore.config.options import LLM
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, SYSTEM
-from lore.llm.providers.base import ProviderError, Reply, Request
-from lore.options import LLM, BadInput
+from lore.llm.request import ProviderError, Reply, Request
 
 FORMAT = 1  # raise it when a line below changes
 PROMPTS, ANSWERS, CARD = "prompts.jsonl", "answers.jsonl", "card.md"

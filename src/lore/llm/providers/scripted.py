@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from lore.llm.dsl import COLORS, PORTABLE, parse
-from lore.llm.plan import Executor
-from lore.llm.providers.base import Reply, Request
-from lore.options import LLM, BadInput
-from lore.types import GridState
+from lore.base.errors import BadInput
+from lore.base.types import GridState
+from lore.config.options import LLM
+from lore.llm.plans.executor import Executor
+from lore.llm.plans.language import COLORS, PORTABLE, parse
+from lore.llm.request import Reply, Request
 
 FAILURES = ("independent", "colors", "sides", "explore")
 CONFIDENCE = 0.9  # what it says of every answer, right or wrong

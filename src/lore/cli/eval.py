@@ -1,0 +1,52 @@
+"""lore-eval: held-out episodes with a stored checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lore.base.errors import BadInput
+from lore.cli.guard import guard
+from lore.config import compose as config
+from lore.config.options import Config, EvalOptions
+
+EVAL = "lore-eval"
+EVAL_HELP = """lore-eval evaluates a checkpoint on held-out episodes; its last line is one JSON object.
+
+  lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
+  lore-eval run=outputs/DATE/NAME episodes=4 video=true video_format=gif
+
+Keys, with their defaults:
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
+    return guard(EVAL, argv, _eval)
+
+
+def _eval(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        print(EVAL_HELP + config.defaults(EvalOptions), end="")
+        return
+    options = config.eval_options(arguments)
+    if not (Path(options.run) / "config.yaml").is_file():
+        raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
+    print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
+    cfg = _stored(Path(options.run))
+    from lore.studies.checkpoint_evaluation import evaluate_checkpoint
+
+    evaluate_checkpoint(options, cfg)
+
+
+def _stored(run_dir: Path) -> Config:
+    """Options of the run that lore-eval looks at, on the CPU where its device is missing. Raises BadInput."""
+    try:
+        return config.load_stored(run_dir)
+    except BadInput as error:
+        if error.key == "resume":
+            raise BadInput("run", str(error).removeprefix("resume: ")) from error
+        if error.key != "device":
+            raise
+    print(f"{EVAL}: the run's device is not available here; evaluating on the cpu", flush=True)
+    return config.load_stored(run_dir, device="cpu")

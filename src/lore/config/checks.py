@@ -1,0 +1,280 @@
+"""What the types cannot say: ranges, choices and combinations of options, checked before anything is built.
+
+Pure: takes the dataclasses of `lore.config.options`, raises `BadInput`. torch is imported only to look for a
+GPU that was asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from operator import attrgetter
+
+from lore.base.errors import BadInput
+from lore.config.ablations import check_arm
+from lore.config.options import LLM, Agent, Config, EvalOptions, Gate
+
+CHOICES = {
+    "dtype": ("auto", "bfloat16", "float32"),
+    "obs": ("symbolic", "raw147", "rgb64"),
+    "env.actions": ("all", "useful"),
+    "agent.name": ("dreamer", "random", "prior"),
+    "agent.replay_value": ("keep", "weight", "drop"),
+    "gate.temperature": ("entropy", "match", "fixed"),
+    "gate.kl.mode": ("none", "penalty", "project"),
+    "logger.wandb": ("auto", "offline", "disabled"),
+    "logger.terminal": ("auto", "live", "plain", "off"),
+}
+AT_LEAST = {
+    "seed": 0,
+    "threads": 1,
+    "run.steps": 1,
+    "run.envs": 1,
+    "run.prefill": 0,
+    "run.eval_every": 0,
+    "run.eval_episodes": 1,
+    "run.save_every": 1,
+    "run.log_every": 1,
+    "env.shaping": 0,
+    "size.deter": 1,
+    "size.hidden": 1,
+    "size.classes": 2,
+    "size.units": 1,
+    "size.depth": 1,
+    "size.stoch": 1,
+    "size.blocks": 1,
+    "replay.capacity": 1,
+    "agent.batch_size": 1,
+    "agent.seq_len": 1,
+    "agent.horizon": 1,
+    "agent.discount_horizon": 1,
+    "agent.entropy": 0,
+    "agent.warmup": 0,
+    "agent.free_nats": 0,
+    "agent.bins": 3,
+    "agent.slow_reg": 0,
+    "agent.critic_ensemble": 0,
+    "agent.disagreement_ensemble": 0,
+    "explore.anneal_steps": 1,
+    "explore.actor_warmup": 0,
+    "gate.beta": 0,
+    "gate.beta_max": 0,
+    "gate.kappa": 0,
+    "gate.warmup_steps": 0,
+    "gate.members": 2,
+    "gate.norm_updates": 1,
+    "gate.follow_steps": 0,
+    "gate.beta_imagine_max": 0,
+    "gate.kl.delta_target": 0,
+    "gate.kl.kl_lr": 0,
+    "gate.kl.lambda_max": 0,
+    "prior_net.members": 2,
+    "health.kl_rows": 1,
+    "llm.api_retries": 0,
+    "llm.max_tokens": 1,
+    "llm.budget_total": 0,
+    "llm.budget_usd": 0,
+    "llm.budget_tokens": 0,
+    "llm.cooldown_steps": 0,
+    "llm.success_cooldown_steps": 0,
+    "llm.novelty_threshold": 0,
+    "llm.td_error_threshold": 0,
+    "llm.plateau_window": 2,
+    "llm.breaker_failures": 1,
+    "llm.breaker_pause": 1,
+    "llm.ledger_limit": 0,
+}
+ABOVE_ZERO = (
+    "llm.timeout_s",
+    "agent.train_ratio",
+    "agent.lr",
+    "agent.agc",
+    "agent.opt_eps",
+    "agent.return_limit",
+    "explore.temperature_start",
+    "explore.temperature_end",
+    "gate.entropy_share",
+    "gate.fixed_temperature",
+)
+SHARES = (
+    "agent.lam",
+    "agent.beta1",
+    "agent.beta2",
+    "agent.unimix",
+    "agent.slow_rate",
+    "agent.return_rate",
+    "replay.success_bias",
+    "explore.epsilon_start",
+    "explore.epsilon_end",
+    "gate.off_scale",
+    "gate.dropout",
+    "gate.entropy_share",
+    "prior_net.max_entropy",
+    "prior_net.max_disagreement",
+)
+
+
+def check(cfg: Config) -> None:
+    """Raise BadInput at the first option, or combination of options, that cannot be run."""
+    _ranges(cfg)
+    if cfg.agent.name == "dreamer":
+        _replay(cfg)
+        _entries("agent.scales", cfg.agent.scales, Agent().scales, "loss")
+    if cfg.size.deter % cfg.size.blocks:
+        raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
+    check_arm(cfg)
+    _gate(cfg)
+    _llm(cfg)
+    _env(cfg)
+    _device(cfg.device)
+
+
+def check_eval(options: EvalOptions) -> None:
+    """Raise BadInput where lore-eval cannot run these options; the run folder itself is not looked at."""
+    if not options.run:
+        raise BadInput("run", "is missing; give a run folder, as in run=outputs/DATE/NAME")
+    if options.episodes < 1:
+        raise BadInput("episodes", f"{options.episodes} must be at least 1")
+    _choice("policy", options.policy, ("sampled", "greedy"))
+    _choice("video_format", options.video_format, ("mp4", "gif"))
+
+
+def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadInput(key, f"unknown value {value!r}; use one of {', '.join(allowed)}")
+
+
+def _ranges(cfg: Config) -> None:
+    for key, allowed in CHOICES.items():
+        _choice(key, attrgetter(key)(cfg), allowed)
+    for key, least in AT_LEAST.items():
+        value = attrgetter(key)(cfg)
+        if value is not None and not least <= value < math.inf:
+            raise BadInput(key, f"{value} must be at least {least}")
+    for key in ABOVE_ZERO:
+        value = attrgetter(key)(cfg)
+        if not 0 < value < math.inf:
+            raise BadInput(key, f"{value} must be above 0")
+    for key in SHARES:
+        value = attrgetter(key)(cfg)
+        if not 0 <= value <= 1:
+            raise BadInput(key, f"{value} must lie between 0 and 1")
+    agent = cfg.agent
+    if not 0 <= agent.return_low < agent.return_high <= 100:
+        raise BadInput(
+            "agent.return_low",
+            f"{agent.return_low} must lie below agent.return_high={agent.return_high}, both within 0 and 100",
+        )
+    if agent.bins % 2 == 0:
+        raise BadInput("agent.bins", f"{agent.bins} must be odd, so that one bin is zero")
+    if cfg.env.max_steps is not None and cfg.env.max_steps < 1:
+        raise BadInput("env.max_steps", f"{cfg.env.max_steps} must be at least 1, or null for the task's own")
+
+
+def _replay(cfg: Config) -> None:
+    agent, run, capacity = cfg.agent, cfg.run, cfg.replay.capacity
+    sequence = agent.seq_len + 1  # one row of context before each sequence
+    if agent.batch_size * sequence > capacity:
+        raise BadInput(
+            "agent.batch_size",
+            f"a batch of {agent.batch_size} x ({agent.seq_len} + 1) steps is longer than "
+            f"replay.capacity={capacity}; use at most agent.batch_size={capacity // sequence} "
+            f"or at least replay.capacity={agent.batch_size * sequence}",
+        )
+    if capacity // run.envs < sequence:
+        raise BadInput(
+            "replay.capacity",
+            f"{capacity} over run.envs={run.envs} holds no sequence of agent.seq_len={agent.seq_len}; "
+            f"use at least {sequence * run.envs}",
+        )
+    if run.prefill // run.envs < sequence:
+        raise BadInput(
+            "run.prefill",
+            f"{run.prefill} over run.envs={run.envs} holds no sequence of agent.seq_len={agent.seq_len}; "
+            f"use at least {sequence * run.envs}",
+        )
+    if run.prefill >= run.steps:
+        raise BadInput(
+            "run.prefill",
+            f"{run.prefill} leaves no step to train in run.steps={run.steps}; lower it or raise run.steps",
+        )
+
+
+def _entries(key: str, values: dict[str, float], known: dict[str, float], what: str) -> None:
+    """A mapping with exactly the known names, each number at least 0; `what` a name stands for."""
+    for name in values.keys() ^ known.keys():
+        wrong = f"unknown {what}" if name in values else "is missing"
+        raise BadInput(f"{key}.{name}", f"{wrong}; known are {', '.join(known)}")
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise BadInput(f"{key}.{name}", f"{value} must be at least 0")
+
+
+def _env(cfg: Config) -> None:
+    import gymnasium
+    import minigrid  # noqa: F401  (registers its environments)
+
+    ids = [name for name, spec in gymnasium.registry.items() if "minigrid" in str(spec.entry_point)]
+    if cfg.env.id in ids:
+        return
+    near = difflib.get_close_matches(cfg.env.id, ids, n=3, cutoff=0.4)
+    hint = ", ".join(near or ["MiniGrid-DoorKey-5x5-v0"])
+    what = "is not a MiniGrid or BabyAI id" if cfg.env.id in gymnasium.registry else "is not registered"
+    raise BadInput("env.id", f"{cfg.env.id!r} {what}; use a MiniGrid or BabyAI id, such as {hint}")
+
+
+def _llm(cfg: Config) -> None:
+    llm = cfg.llm
+    if (llm.ledger is None) != (llm.ledger_limit is None):
+        missing = "llm.ledger" if llm.ledger is None else "llm.ledger_limit"
+        raise BadInput(missing, "is needed: a ledger is a file (llm.ledger) and a limit (llm.ledger_limit)")
+    if cfg.gate.name != "none" and llm.provider == "anthropic" and _unlimited(llm):
+        raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
+
+
+def _unlimited(llm: LLM) -> bool:
+    """Whether a paid provider would be asked without any limit."""
+    free = llm.prices is not None and not any(vars(llm.prices).values())
+    return llm.budget_total is None and llm.budget_usd is None and not free
+
+
+def _gate(cfg: Config) -> None:
+    gate, learner = cfg.gate, cfg.agent.name
+    _entries("gate.weights", gate.weights, Gate().weights, "term of u")
+    if gate.tau_low > gate.tau_high:
+        raise BadInput("gate.tau_low", f"{gate.tau_low} must not lie above gate.tau_high={gate.tau_high}")
+    if learner == "random" and (gate.name, cfg.llm.provider) != ("none", "none"):
+        key = "gate" if gate.name != "none" else "llm"
+        raise BadInput(key, "agent=random takes no advice; use agent=prior to follow an adviser alone")
+    if learner == "prior" and gate.name != "follow":
+        raise BadInput("gate", f"agent=prior follows its adviser: gate=follow, not {gate.name}")
+    if cfg.prior_net.enabled and learner != "dreamer":
+        raise BadInput(
+            "prior_net.enabled", f"agent={learner} has no features to distil into; use agent=dreamer"
+        )
+    if gate.mix_in_imagination and not (cfg.prior_net.enabled and gate.name not in ("none", "follow")):
+        raise BadInput(
+            "gate.mix_in_imagination",
+            "needs prior_net.enabled=true and a gate that mixes: in imagination only PriorNet advises",
+        )
+    if gate.name == "follow":
+        if gate.kl.mode != "none":
+            raise BadInput("gate.kl.mode", f"gate=follow mixes nothing: none, not {gate.kl.mode}")
+        if cfg.agent.replay_value == "weight":
+            raise BadInput("agent.replay_value", "gate=follow mixes nothing to weigh by; use keep or drop")
+
+
+def _device(device: str) -> None:
+    if device == "cpu":
+        return
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise BadInput("device", f"unknown value {device!r}; use cpu, cuda or cuda:N")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BadInput("device", f"{device!r} needs a GPU that torch can use, none found; use device=cpu")
+    last = torch.cuda.device_count() - 1
+    if int(match[1] or 0) > last:
+        raise BadInput("device", f"{device!r} does not exist; the last GPU is cuda:{last}")

@@ -1,0 +1,1 @@
+"""When to ask an adviser, and one ask from question to answer or named failure."""

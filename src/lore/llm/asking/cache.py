@@ -1,0 +1,227 @@
+"""Answers on disk, shared by runs and jobs on one machine: SQLite in WAL mode.
+
+WAL keeps its index in shared memory, so it does not work over a network file system (NFS, SMB, most cluster
+home folders): jobs on two machines would damage the file. Put it on a local disk.
+Sources: https://www.sqlite.org/wal.html, https://www.sqlite.org/howtocorrupt.html.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lore.base.errors import BadInput
+
+OPTION = "llm.cache"
+TIMEOUT_S = 10.0  # longest wait for another process that writes
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL)"
+_GET = "SELECT CAST(answer AS BLOB) FROM answers WHERE key = ?"
+_PUT = "INSERT OR IGNORE INTO answers VALUES (?, ?)"
+_SMALLEST = 512  # bytes of the smallest database that holds a table
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """What a provider answered. meta: JSON values, such as tokens, dollars and latency of that call."""
+
+    text: str
+    meta: Mapping[str, Any]
+
+
+def answer_key(request_key: str, provider: str, prompt_version: str, schema_version: str) -> str:
+    """Name of an answer; it differs where any part does. provider: its identity(), with sampling settings.
+
+    schema_version: of all else that shapes an answer: JSON schema, plan language, action names.
+    """
+    parts = json.dumps([request_key, provider, prompt_version, schema_version])
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+class AnswerCache:
+    """Answers by key; the first answer of a key stands. For one thread; open it after a fork, not before.
+
+    A damaged file is renamed to NAME.corrupt-TIME and an empty one takes its place, which is said. Any other
+    failure (disk full, locked for TIMEOUT_S) costs that one answer: counted in `errors` by SQLite's name for
+    it, and said the first time. Neither stops training.
+
+    read_only: `put` does nothing, and no file is made or renamed (SQLite itself may lay its -shm and an empty
+    -wal beside the file). A missing or damaged file serves nothing, which is said.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None], read_only: bool = False) -> None:
+        """say: takes a line for the user. Raises BadInput where `path` cannot be a cache at all."""
+        self.path, self.read_only, self._say = path.absolute(), read_only, say
+        self.errors: Counter[str] = Counter()
+        self._inode = 0
+        self._db = self._open()
+
+    def get(self, key: str) -> CachedAnswer | None:
+        """The answer of `key`, exactly as it was put, or None."""
+        return self._try(lambda db: _unpack(key, _rows(db, _GET, key)))
+
+    def put(self, key: str, text: str, meta: Mapping[str, Any]) -> None:
+        """Store an answer, unless `key` has one. Raises TypeError or ValueError for what JSON cannot hold."""
+        blob = _pack(key, text, meta)
+        if not self.read_only:
+            self._try(lambda db: _rows(db, _PUT, key, blob))
+
+    def close(self) -> None:
+        """Close the file: every `get` is then a miss. A second call does nothing."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _try(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
+        for _ in range(2):  # the second time on what took the place of a damaged file
+            if self._db is None:
+                break
+            try:
+                return action(self._db)
+            except _Damaged as damage:
+                self._replace(damage)
+            except sqlite3.DatabaseError as error:
+                self._count(error)
+                break
+        return None
+
+    def _count(self, error: sqlite3.DatabaseError) -> None:
+        self.errors[error.sqlite_errorname] += 1
+        if self.errors[error.sqlite_errorname] == 1:
+            self._say(f"{OPTION}: {self.path}: {error}; going on without this answer (said once)")
+
+    def _open(self) -> sqlite3.Connection | None:
+        try:
+            return self._open_to_read() if self.read_only else self._open_or_begin()
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise BadInput(OPTION, f"{str(self.path)!r} cannot be used ({error})") from error
+
+    def _open_to_read(self) -> sqlite3.Connection | None:
+        if not self.path.exists():
+            self._say(f"{OPTION}: {self.path} does not exist; no answer comes from it")
+            return None
+        try:
+            return _connect(self.path, _read_mode(self.path))
+        except _Damaged as damage:
+            self._say(f"{OPTION}: {self.path} is damaged ({damage}); no answer comes from it")
+            return None
+
+    def _open_or_begin(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(self.path.parent):
+            try:
+                db = _connect(self.path, "mode=rwc")
+            except _Damaged as damage:
+                self._set_aside(damage)
+                db = _connect(self.path, "mode=rwc")
+            self._inode = self.path.stat().st_ino
+        return db
+
+    def _replace(self, damage: _Damaged) -> None:
+        """Go on with an empty file, or the one that another process put in the place of the damaged one."""
+        self.close()
+        if self.read_only:
+            self._say(f"{OPTION}: {self.path} is damaged ({damage}); no more answers come from it")
+            return
+        try:
+            with _alone(self.path.parent):
+                if self.path.exists() and self.path.stat().st_ino == self._inode:
+                    self._set_aside(damage)
+            self._db = self._open()
+        except (OSError, BadInput) as error:
+            self._say(f"{OPTION}: {self.path} is damaged ({damage}), but {error}; going on without a cache")
+
+    def _set_aside(self, damage: _Damaged) -> None:
+        aside = _beside(self.path, f".corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        for end in ("-wal", "-shm", ""):  # the file last: a crash in between leaves no -wal to the next one
+            if _beside(self.path, end).exists():
+                _beside(self.path, end).rename(_beside(aside, end))
+        self._say(f"{OPTION}: {self.path} is damaged ({damage}); kept as {aside.name}, an empty one begins")
+
+
+class _Damaged(Exception):
+    """What is in the file is not what was written."""
+
+
+def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """Run a statement. Raises _Damaged, or sqlite3.DatabaseError where the file is not to blame."""
+    try:
+        return db.execute(sql, values).fetchall()
+    except UnicodeDecodeError as error:  # of SQLite's message, which quotes the damaged place
+        raise _Damaged(error.reason) from error
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise _Damaged(str(error)) from error
+        raise
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if path.is_file() and path.stat().st_size < _SMALLEST:
+        raise _Damaged(f"it has only {path.stat().st_size} bytes")
+    db = sqlite3.connect(f"{path.as_uri()}?{mode}", timeout=TIMEOUT_S, isolation_level=None, uri=True)
+    try:
+        if mode == "mode=rwc":
+            if _rows(db, "PRAGMA journal_mode=WAL") != [("wal",)]:
+                raise OSError("SQLite has no WAL there: a network file system? Name a local disk")
+            _rows(db, "PRAGMA synchronous=NORMAL")  # a power cut may cost the last answers, never the file
+            _rows(db, "BEGIN IMMEDIATE")  # fails here, not at the first put, where it cannot be written
+            _rows(db, _TABLE)
+            _rows(db, "COMMIT")
+        _rows(db, _GET, "")
+    except (OSError, sqlite3.DatabaseError, _Damaged):
+        db.close()
+        raise
+    return db
+
+
+def _read_mode(path: Path) -> str:
+    """Readers lock through a -shm file; where none can be made, nobody writes either."""
+    can_lock = os.access(path.parent, os.W_OK) or _beside(path, "-shm").exists()
+    return "mode=ro" if can_lock else "immutable=1"
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)
+
+
+def _pack(key: str, text: str, meta: Mapping[str, Any]) -> bytes:
+    answer = json.dumps([text, dict(meta)], allow_nan=False).encode()
+    return _checksum(key, answer) + answer
+
+
+def _unpack(key: str, rows: list[tuple[Any, ...]]) -> CachedAnswer | None:
+    """What `_pack` made for this key, or None without a row. Raises _Damaged where a byte has changed."""
+    if not rows:
+        return None
+    blob = rows[0][0] or b""
+    if blob[:4] != _checksum(key, blob[4:]):
+        raise _Damaged("an answer differs from its checksum")
+    text, meta = json.loads(blob[4:])
+    return CachedAnswer(text, meta)
+
+
+def _checksum(key: str, answer: bytes) -> bytes:
+    """SQLite has none: a changed byte in a page of the file would be served as the answer."""
+    return zlib.crc32(answer, zlib.crc32(key.encode())).to_bytes(4, "big")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Processes that open or replace a cache in `folder` do so one after the other."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

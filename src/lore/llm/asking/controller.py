@@ -1,0 +1,331 @@
+"""Whether to ask, and what is followed in between: one decision a step, each outcome counted by name.
+
+The order is that of the specification: a running plan or a stored answer (free); a trigger; the distilled
+network, where it is confident; the gate's latch; cooldown; budget; then the ask itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lore.base.types import SOURCES, GridState, Prior
+from lore.llm.answer import Answer
+from lore.llm.asking.asker import Asked, Asker, Question
+from lore.llm.asking.triggers import Boundary, Triggers
+from lore.llm.plans.executor import Executor
+from lore.llm.plans.language import parse
+from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
+from lore.llm.providers import Request
+
+FLOOR = 0.01  # share of the advised distribution that is spread over all actions
+Weights = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often to ask. Steps are environment steps of the run; None: no limit, ask whenever nothing covers
+    the state."""
+
+    cooldown_steps: int | None
+    success_cooldown_steps: int | None
+    use_triggers: bool = True
+    use_latch: bool = True
+
+
+@dataclass
+class _Slot:
+    """One environment: the plan it follows, and what tells that a boundary was crossed."""
+
+    executor: Executor = field(default_factory=Executor)
+    running: bool = False
+    confidence: float = 0.0
+    boundary: Boundary = field(default_factory=Boundary)
+
+
+@dataclass(frozen=True)
+class _Advice:
+    weights: Weights
+    confidence: float
+    source: str
+
+
+class LLMController:
+    """Advice for N environments side by side.
+
+    outcomes: one count a step and environment: plan, answer, prior_net, quiet (no trigger), latch, cooldown,
+    success_cooldown, useless (it was asked, and the answer cannot be followed here), reader, or what became
+    of an ask (see Asked). triggers_fired: how often each fired.
+    """
+
+    def __init__(
+        self,
+        asker: Asker | None,
+        triggers: Triggers,
+        limits: Limits,
+        actions: tuple[str, ...],
+        num_envs: int,
+        max_tokens: int,
+        privileged: Callable[[int], list[str]] | None = None,
+    ):
+        """asker: None for one that only gives the answers it has. privileged: environment number -> its
+        optimal actions now, for a provider that may see them."""
+        self.asker, self.triggers, self.limits, self.actions = asker, triggers, limits, actions
+        self.max_tokens, self.privileged = max_tokens, privileged
+        self.answers: dict[str, Answer] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.triggers_fired: Counter[str] = Counter()
+        self.plans: Counter[str] = Counter()  # ended: done, impossible
+        self._slots = [_Slot() for _ in range(num_envs)]
+        self._system = SYSTEM(actions)
+        self._last_ask: int | None = None
+        self._last_success: int | None = None
+        self._now = 0
+
+    def advise(
+        self,
+        states: Sequence[GridState],
+        env_step: int,
+        td_error: Sequence[float] | None = None,
+        latched: Sequence[bool] | None = None,
+        learned: Sequence[Weights | None] | None = None,
+        over: Sequence[bool] | None = None,
+    ) -> Prior:
+        """Advice for this step.
+
+        env_step: of the run. td_error: of the step that led here, by environment. latched: where the gate
+        allows asking, everywhere by default. learned: the distilled network's distribution where it is
+        confident. over: where the episode has ended: no action counts there, and nothing is decided.
+        """
+        self._now = env_step
+        arrived = self.asker.arrivals(env_step) if self.asker else None
+        if arrived is not None:
+            self._file(arrived)
+        advice: list[_Advice | None] = []
+        for i, state in enumerate(states):
+            if over is not None and over[i]:
+                advice.append(None)
+                continue
+            if state.step == 0:
+                self._slots[i].running = False
+            error = None if td_error is None else float(td_error[i])
+            one, outcome = self._decide(
+                i,
+                state,
+                env_step,
+                error,
+                latched is None or bool(latched[i]),
+                learned[i] if learned else None,
+            )
+            self.outcomes[outcome] += 1
+            advice.append(one)
+        return _prior(advice, len(self.actions))
+
+    def reader(self, num_envs: int) -> LLMController:
+        """An adviser for evaluation: gives the answers this one has, asks nobody and leaves no trace here."""
+        copy = LLMController(None, Triggers(1.0, math.inf, 0), Limits(None, None), self.actions, num_envs, 0)
+        copy.answers = dict(self.answers)
+        return copy
+
+    def episode(self, success: bool, env_step: int) -> None:
+        """Tell how an episode ended, for the plateau and the cooldown after a success."""
+        self.triggers.plateau.episode(success)
+        if success:
+            self._last_success = env_step
+
+    def _decide(
+        self,
+        i: int,
+        state: GridState,
+        env_step: int,
+        td_error: float | None,
+        latched: bool,
+        learned: Weights | None,
+    ) -> tuple[_Advice | None, str]:
+        slot, key, kind = self._slots[i], policy_key(state), plan_key(state)
+        boundary = slot.boundary.crossed(state)
+        was_running = slot.running
+        advice = self._follow(slot, state) or self._stored(slot, state, kind, key)
+        fired = self.triggers.fired(kind, td_error, boundary or (was_running and not slot.running))
+        self.triggers_fired.update(fired)
+        if advice is not None:
+            return advice, advice.source
+        if self.limits.use_triggers and not fired:
+            return None, "quiet"
+        if learned is not None:
+            return _Advice(learned, max(learned), "prior_net"), "prior_net"
+        if self.limits.use_latch and not latched:
+            return None, "latch"
+        if _recent(self._last_ask, env_step, self.limits.cooldown_steps):
+            return None, "cooldown"
+        if _recent(self._last_success, env_step, self.limits.success_cooldown_steps):
+            return None, "success_cooldown"
+        if kind in self.answers or key in self.answers:
+            return None, "useless"  # asked already, and nothing can be done here with the answer
+        asker, privileged = self.asker, self.privileged
+        if asker is None:
+            return None, "reader"
+        optimal = privileged(i) if privileged is not None and asker.provider.privileged else None
+        request = Request(
+            self._system,
+            describe(state),
+            state,
+            key,
+            kind,
+            self.actions,
+            self.max_tokens,
+            None if optimal is None else lambda: optimal,  # of this moment, whenever it is answered
+        )
+        asked = asker.ask(Question(request, env_step, i, fired[0] if fired else "uncovered"))
+        if asked.outcome not in ("budget", "sweep_budget", "breaker", "busy"):
+            self._last_ask = env_step
+        if asked.answer is None:
+            return None, asked.outcome
+        self._file(asked)
+        return self._stored(slot, state, kind, key), "answered"
+
+    def _file(self, asked: Asked) -> None:
+        """A plan serves every state of its kind, a policy the very state that it was given for."""
+        if asked.answer is not None:
+            request = asked.question.request
+            self.answers[request.plan_key if asked.answer.plan else request.key] = asked.answer
+
+    def _follow(self, slot: _Slot, state: GridState) -> _Advice | None:
+        """What the running plan says, and its end noted."""
+        if not slot.running:
+            return None
+        said = slot.executor.advance(state)
+        if said.probs is None:
+            slot.running = False
+            self.plans[said.status] += 1
+            return None
+        weights = [said.probs.get(name, 0.0) for name in self.actions]
+        return _Advice(weights, slot.confidence, "plan")
+
+    def _stored(self, slot: _Slot, state: GridState, kind: str, key: str) -> _Advice | None:
+        """What the run's answers say of this state: the plan of its kind if it can run here, else its own."""
+        for name in (kind, key):
+            answer = self.answers.get(name)
+            if answer is None:
+                continue
+            if answer.weights is not None:
+                return _Advice(answer.weights, answer.confidence, "answer")
+            assert answer.plan is not None
+            slot.executor.start(answer.plan, self.actions)
+            slot.running, slot.confidence = True, answer.confidence
+            advice = self._follow(slot, state)
+            if advice is not None:
+                return advice
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Counts and shares since the run began, by their names in docs/metrics.md."""
+        assert self.asker is not None
+        asker, steps = self.asker, max(1, sum(self.outcomes.values()))
+        asked = asker.counts["asked"]
+        row = {
+            "llm/calls_used": float(asked),
+            "llm/provider_calls": float(asker.counts["provider_calls"]),
+            "llm/cache_hit_rate": asker.counts["cached"] / asked if asked else math.nan,
+            "llm/cost_usd": asker.budget.usd,
+            "llm/tokens": float(asker.budget.tokens),
+            "time/llm_latency_s": asker.latency_s / max(1, asker.counts["provider_calls"]),
+            "llm/cooldown_status": float(self._cooldown_left()),
+        }
+        if asker.budget.remaining is not None:
+            row["llm/budget_remaining"] = float(asker.budget.remaining)
+        row |= {f"llm/outcome/{name}": count / steps for name, count in sorted(self.outcomes.items())}
+        row |= {f"llm/trigger/{name}": count / steps for name, count in sorted(self.triggers_fired.items())}
+        row |= {f"llm/plan/{name}": float(count) for name, count in sorted(self.plans.items())}
+        return row | {f"llm/failure/{kind}": float(n) for kind, n in sorted(asker.failures.items())}
+
+    def _cooldown_left(self) -> int:
+        """Environment steps until no cooldown forbids an ask."""
+        limits = self.limits
+        pairs = (
+            (self._last_ask, limits.cooldown_steps),
+            (self._last_success, limits.success_cooldown_steps),
+        )
+        ends = [then + span for then, span in pairs if then is not None and span is not None]
+        return max(0, *ends, self._now) - self._now if ends else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next decision depends on, but for the journal's records and the environments' maps."""
+        assert self.asker is not None
+        return {
+            "asker": self.asker.state_dict(),
+            "triggers": self.triggers.state_dict(),
+            "answers": {key: _stored_answer(answer) for key, answer in self.answers.items()},
+            "outcomes": dict(self.outcomes),
+            "triggers_fired": dict(self.triggers_fired),
+            "plans": dict(self.plans),
+            "slots": [
+                [s.executor.state_dict(), s.running, s.confidence, s.boundary.carried, s.boundary.ahead]
+                for s in self._slots
+            ],
+            "last_ask": self._last_ask,
+            "last_success": self._last_success,
+            "now": self._now,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        assert self.asker is not None
+        self.asker.load_state_dict(state["asker"])
+        self.triggers.load_state_dict(state["triggers"])
+        self.answers = {key: _read_answer(stored) for key, stored in state["answers"].items()}
+        self.outcomes, self.plans = Counter(state["outcomes"]), Counter(state["plans"])
+        self.triggers_fired = Counter(state["triggers_fired"])
+        for slot, (executor, running, confidence, carried, ahead) in zip(
+            self._slots, state["slots"], strict=True
+        ):
+            slot.executor.load_state_dict(executor)
+            slot.running, slot.confidence = running, confidence
+            slot.boundary.carried, slot.boundary.ahead = carried, ahead
+        self._last_ask, self._last_success = state["last_ask"], state["last_success"]
+        self._now = state["now"]
+
+
+def _recent(then: int | None, now: int, span: int | None) -> bool:
+    return then is not None and span is not None and now - then < span
+
+
+def _stored_answer(answer: Answer) -> list[Any]:
+    return [
+        None if answer.plan is None else str(answer.plan),
+        None if answer.weights is None else list(answer.weights),
+        answer.confidence,
+        answer.why,
+    ]
+
+
+def _read_answer(stored: list[Any]) -> Answer:
+    plan, weights, confidence, why = stored
+    return Answer(
+        None if plan is None else parse(plan), None if weights is None else tuple(weights), confidence, why
+    )
+
+
+def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
+    """Every action is allowed: one without a share has the floor of `prior_logits`, and no adviser bans."""
+    weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
+    mask = torch.ones(len(advice), num_actions, dtype=torch.bool)
+    confidence = torch.zeros(len(advice))
+    source = torch.zeros(len(advice), dtype=torch.uint8)
+    for i, one in enumerate(advice):
+        if one is not None:
+            weights[i] = torch.tensor(one.weights, dtype=torch.float32)
+            confidence[i] = one.confidence
+            source[i] = SOURCES.index(one.source)
+    return Prior(prior_logits(weights), mask, confidence, source)
+
+
+def prior_logits(probs: Tensor) -> Tensor:
+    """Log of an advised distribution (..., A), no action below FLOOR / A."""
+    return ((1.0 - FLOOR) * probs + FLOOR / probs.shape[-1]).log()

@@ -1,0 +1,1 @@
+"""The plan language, and the executor that turns a plan into the next action."""

@@ -1,0 +1,119 @@
+"""What an adviser is asked, what it replies and how it fails: all that a provider has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from lore.base.types import GridState
+
+FAILURES = {
+    "timeout": True,
+    "connection_refused": True,
+    "connection_reset": True,
+    "connection_failed": True,
+    "http_400": False,
+    "http_401": False,
+    "http_402": False,
+    "http_403": False,
+    "http_404": False,
+    "http_408": True,
+    "http_409": True,
+    "http_413": False,
+    "rate_limited": True,
+    "server_error": True,
+    "overloaded": True,
+    "not_json_body": False,
+    "bad_body": False,
+    "too_large_body": False,
+    "truncated": False,
+    "refusal": False,
+    "empty": False,
+    "no_key": False,
+    "missing": False,
+    "stuck": False,
+    "canceled": True,
+    "expired": True,
+}
+"""Kind of failure -> whether asking again can help. A status not named here is http_STATUS; docs/advisers.md
+says what each one means."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    system: instructions, the same for every state. prompt: the state in words. key, plan_key: what a policy
+    and a plan are filed under. actions: names, in the order of an answer's weights. max_tokens: of the
+    answer, the model's thinking included. privileged: the optimal actions now; given only to a provider that
+    says it is privileged.
+    """
+
+    system: str
+    prompt: str
+    state: GridState
+    key: str
+    plan_key: str
+    actions: tuple[str, ...]
+    max_tokens: int
+    privileged: Callable[[], list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    text: the model's words, not yet parsed. input_tokens: all that it read; cached_tokens of them came from
+    the provider's prompt cache. latency_s: seconds from sending to the whole reply, 0 in a batch. stop: the
+    provider's word for why it ended.
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: float
+    latency_s: float
+    stop: str
+
+
+class ProviderError(Exception):
+    """An ask that failed: the one exception that `Provider.ask` may raise for it.
+
+    kind: of FAILURES, or a provider's own. retryable: whether asking again can help. retry_after_s: how long
+    the provider asks to wait. reply: what was paid for although it is of no use, else None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+        reply: Reply | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.retryable = FAILURES.get(kind, False) if retryable is None else retryable
+        self.retry_after_s = retry_after_s
+        self.reply = reply
+
+
+class Provider(Protocol):
+    """One adviser. paid: an ask may cost money. privileged: it sees more than the agent can."""
+
+    name: str
+    model: str
+    paid: bool
+    privileged: bool
+
+    def identity(self) -> str:
+        """Model and every setting that shapes its answers; the same text, the same adviser."""
+
+    def ask(self, request: Request) -> Reply:
+        """Answer, or raise ProviderError. May be called from several threads at once."""
+
+    def max_cost_usd(self, request: Request) -> float:
+        """At least what `ask` can cost, in dollars: this is reserved before it is sent."""

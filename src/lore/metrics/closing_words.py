@@ -1,0 +1,69 @@
+"""What a run came to, in three sentences, and what to try next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lore.metrics.sinks.terminal_view import duration, share
+
+HELD_OUT = "held-out episodes"
+
+
+def closing_text(
+    summary: Mapping[str, Any], steps: int, agent: str = "dreamer", adviser: str = "none"
+) -> list[str]:
+    """Three sentences: how it ended, what was learned, what the adviser did.
+
+    summary: of `make_summary`; status, env_steps, wall_s and llm_calls_used do, for a run without one. steps:
+    that the run was to make. agent: agent.name. adviser: who was asked, "none" for nobody.
+    """
+    ended = f"{summary['status'].capitalize()} at step {summary['env_steps']} of {steps}"
+    return [
+        f"{ended} after {duration(summary['wall_s'])}.",
+        _learned(summary, agent),
+        _advised(summary, agent, adviser),
+    ]
+
+
+def next_command(agent: str, run_dir: Path) -> str:
+    """The command to try on a finished run. Only an agent that learns has something to film."""
+    return f"lore-eval run={shlex.quote(str(run_dir))}" + (" video=true" if agent == "dreamer" else "")
+
+
+def _learned(summary: Mapping[str, Any], agent: str) -> str:
+    success, advised = summary.get("eval_success"), summary.get("eval_success_advised")
+    greedy, reached = summary.get("eval_success_greedy"), summary.get("steps_to_90")
+    if success is None:
+        return "It was not evaluated."
+    if agent == "prior" and advised is not None:
+        return f"Following advice, it solves {share(advised)} of the {HELD_OUT}; without, {share(success)}."
+    if agent != "dreamer":
+        return f"By chance it solves {share(success)} of the {HELD_OUT}."
+    also = [] if greedy is None else [f"greedy {share(greedy)}"]
+    also += [] if advised is None else [f"with advice {share(advised)}"]
+    more = f" ({', '.join(also)})" if also else ""
+    when = "" if reached is None else f"; 90 % was reached at step {reached}"
+    return f"With the LLM off it solves {share(success)} of the {HELD_OUT}{more}{when}."
+
+
+def _advised(summary: Mapping[str, Any], agent: str, adviser: str) -> str:
+    if adviser == "none":
+        return "No adviser took part."
+    influence, asks = summary.get("influence"), summary["llm_calls_used"]
+    said = f"The adviser ({adviser}) was asked {asks} time{'' if asks == 1 else 's'}"
+    if influence is None:
+        return f"{said}."
+    if not influence["prior_share"]:
+        return f"{said} and had no advice to give, for {_dollars(summary['llm_cost_usd'])}."
+    said += f" and had advice at {share(influence['prior_share'])} of the steps"
+    if agent != "prior":
+        said += f", with a mean KL of {influence['mean_kl']:.2g} nats; it changed the likeliest action"
+        said += f" at {share(influence['argmax_flip_share'])} of all steps"
+    return f"{said}, for {_dollars(summary['llm_cost_usd'])}."
+
+
+def _dollars(usd: float) -> str:
+    return f"${usd:.2f}" if usd == 0 or usd >= 0.01 else f"${usd:.2g}"

@@ -1,0 +1,1 @@
+"""Where metrics go: JSONL (the record), W&B, the terminal."""

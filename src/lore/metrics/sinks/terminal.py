@@ -1,0 +1,181 @@
+"""The live view of a run: rich on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lore.base.types import Episode
+from lore.metrics.closing_words import closing_text
+from lore.metrics.sinks.terminal_view import (
+    View,
+    advice_text,
+    duration,
+    evaluation_text,
+    plain_line,
+    saved_text,
+    share,
+    sparkline,
+    speed_text,
+)
+
+LIVE_S = 0.25  # seconds between refreshes: at most 4 Hz
+PLAIN_S = 5.0  # seconds between plain lines
+MODES = ("auto", "live", "plain", "off")
+
+
+class Terminal:
+    """Shows a `View` on `stream` (stderr). It has no thread: it draws inside the calls that feed it.
+
+    mode: "live" redraws a panel in place, "plain" prints a line per evaluation and every few seconds, "off"
+    shows nothing but what `say` is given, "auto" is live on a terminal and plain elsewhere. A stream that
+    is gone (a closed terminal or pipe) turns the view off; training does not notice.
+    Raises ValueError for an unknown mode.
+    """
+
+    def __init__(
+        self, mode: str, view: View, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"logger.terminal={mode}: use one of {', '.join(MODES)}")
+        self.view, self._clock = view, clock
+        self._stream = stream if stream is not None else sys.stderr
+        self.mode = mode
+        if mode == "auto":
+            self.mode = "live" if self._stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+        self.stream_errors = 0
+        self._live: Live | None = None
+        self._drawn = float("-inf")
+        view.started = view.now = clock()
+        view.tick(view.now, view.env_step)
+
+    def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
+        """A row of metrics was written. Reads gradient_steps and what `View.row` takes, if they are there."""
+        self.view.row(values)
+        self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
+        self._draw()
+
+    def episode(self, episode: Episode) -> None:
+        """A training episode has ended."""
+        self.view.episodes.append(bool(episode.success))
+        self.view.tick(self._clock(), episode.env_step)
+        self._draw()
+
+    def evaluation(self, env_step: int, success: float, greedy: float | None) -> None:
+        """An evaluation is done: shown at once. success, greedy: shares of the episodes."""
+        self.view.evaluations.append([env_step, success, greedy])
+        self.view.tick(self._clock(), env_step)
+        self._draw(now=True)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """summary.json was written: `close` tells of the latest."""
+        self.view.summary, self.view.summary_at = dict(values), self._clock()
+
+    def saved(self) -> None:
+        """The run is being saved at its present step."""
+        self.view.saved_step = self.view.env_step
+        self.view.now = self._clock()
+        self._draw()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, above the live view if there is one. Also in mode "off"."""
+        if self._live is not None:
+            live = self._live
+            self._write(lambda: live.console.print(text, markup=False, highlight=False, soft_wrap=True))
+        else:
+            self._write(lambda: print(text, file=self._stream, flush=True))
+
+    def close(self, status: str, next_step: str = "", alerts: Mapping[str, int] | None = None) -> None:
+        """Draw once more and say what the run came to.
+
+        next_step: what to try next. alerts: name -> how often. Both are told of where there are any.
+        """
+        if self.mode == "off":
+            return
+        self.view.now = self._clock()
+        if self._live is not None:
+            self._draw(now=True)
+        if self._live is not None:
+            self._write(self._live.stop)
+            self._live = None
+        view = self.view
+        for sentence in closing_text(view.ending(status), view.steps, view.agent, view.adviser):
+            self.say(self._wrapped(sentence))
+        if alerts:
+            counts = ", ".join(f"{name} {count}" for name, count in alerts.items())
+            self.say(f"alerts: {counts} (in alerts.jsonl, with causes)")
+        self.say(f"folder: {view.run_dir}")
+        if next_step:
+            self.say(f"next: {next_step}")
+        self.mode = "off"
+
+    def _wrapped(self, text: str) -> str:
+        """`text` in the width of a terminal; one line elsewhere."""
+        return textwrap.fill(text, shutil.get_terminal_size().columns) if self._stream.isatty() else text
+
+    def _draw(self, now: bool = False) -> None:
+        pause = LIVE_S if self.mode == "live" else PLAIN_S
+        if self.mode == "off" or not (now or self.view.now - self._drawn >= pause):
+            return
+        self._drawn = self.view.now
+        if self.mode == "plain":
+            self.say(plain_line(self.view))
+        else:
+            self._write(self._draw_live)
+
+    def _draw_live(self) -> None:
+        if self._live is None:
+            console = _Console(file=self._stream, force_terminal=True)
+            live = Live(console=console, auto_refresh=False)
+            live.start()
+            self._live = live
+        self._live.update(panel(self.view), refresh=True)
+
+    def _write(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError:  # the stream is gone, and with it the place to say so
+            self.stream_errors += 1
+            live, self._live, self.mode = self._live, None, "off"
+            if live is not None:
+                live.console.quiet = True
+                live.stop()  # gives sys.stdout and sys.stderr back, without a word
+
+
+class _Console(Console):
+    """rich answers a closed pipe with SystemExit; here it is the OSError that it is."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+
+def panel(view: View) -> Group:
+    """The live view: a heading, the progress over environment steps, and a table of what is known."""
+    done = min(view.env_step / view.steps, 1.0) if view.steps else 1.0
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=1.0, completed=done, width=28),
+        f"{view.env_step} / {view.steps} env steps, {share(done)}, left {duration(view.seconds_left)}",
+    )
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("success", f"{share(view.success)} of the last {len(view.episodes)} training episodes")
+    if view.adviser != "none":
+        rows.add_row("advice", advice_text(view))
+    rows.add_row("evaluation", evaluation_text(view))
+    if view.evaluations:
+        curve = sparkline([sampled for _, sampled, _ in view.evaluations])
+        rows.add_row("", f"{curve}  to step {view.evaluations[-1][0]}")
+    rows.add_row("speed", f"{speed_text(view)}, {duration(view.now - view.started)} so far")
+    rows.add_row("saved", saved_text(view))
+    return Group(Text(view.env_id, style="bold"), Text(str(view.run_dir), style="dim"), bar, rows)

@@ -1,0 +1,1 @@
+"""Kernels for a CPU, and what builds them on first use."""

@@ -1,0 +1,1 @@
+"""What is asked of advisers and of finished runs, outside training."""

@@ -1,0 +1,115 @@
+"""lore-eval: held-out episodes with a stored checkpoint, and films of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lore.base.errors import BadInput
+from lore.config.options import Config, EvalOptions
+from lore.dreamer.agent import DreamerV3Agent
+from lore.envs.make import make_env
+from lore.envs.vector import EpisodicEnv
+from lore.training.build import build_agent
+from lore.training.checkpoint import Unreadable, load_state
+from lore.training.evaluation import Evaluator, score, wilson_interval
+from lore.training.random_agent import RandomAgent
+
+if TYPE_CHECKING:
+    from lore.studies.films import Recorder
+
+FILMED = 4  # episodes, at most
+
+
+def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
+    """lore-eval: held-out episodes with a checkpoint of the run `cfg`; the last line is one JSON object.
+
+    Raises BadInput naming the option that cannot be met.
+    """
+    torch.set_num_threads(cfg.threads)
+    env = make_env(cfg.env, cfg.obs)
+    agent = build_agent(cfg, env.obs_spec, len(env.action_names))
+    env.close()
+    if options.video and not isinstance(agent, DreamerV3Agent):
+        raise BadInput("video", f"agent={cfg.agent.name} has no world model to film; leave video out")
+    out = _film_folder(options) if options.video else None
+    state = _restore(agent, options)
+    env_step = state["envs"]["transitions"]
+    checkpoint = f"step-{env_step:09d}"
+
+    recorders: list[Recorder] = []
+    make = _recording(cfg, recorders) if options.video else lambda: make_env(cfg.env, cfg.obs)
+    greedy = options.policy == "greedy"
+    episodes = Evaluator(make, options.episodes, options.seed).run(agent, env_step, greedy)
+    result = score(episodes, set(state["layouts"]))
+    low, high = wilson_interval(sum(e.success for e in episodes), len(episodes))
+    print(
+        f"lore-eval: {checkpoint}: success {result.success:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+        f"return {result.return_:.3f}, length {result.length:.1f}",
+        flush=True,
+    )
+    films: list[Path] = []
+    if out is not None and isinstance(agent, DreamerV3Agent):
+        from lore.studies.films import write_films
+
+        stem = out / f"{checkpoint}-{options.policy}"
+        films = write_films(agent, recorders, stem, options.video_format, options.seed)
+        print(f"lore-eval: {len(films)} films in {out}", flush=True)
+    line = {
+        "env_id": cfg.env.id,
+        "run": options.run,
+        "checkpoint": checkpoint,
+        "env_step": env_step,
+        "policy": options.policy,
+        "episodes": len(episodes),
+        "success": result.success,
+        "success_interval": [low, high],
+        "return": result.return_,
+        "length": result.length,
+        "unseen_layouts": result.unseen,
+        "videos": [str(path) for path in films],
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _film_folder(options: EvalOptions) -> Path:
+    folder = Path(options.run) / "eval" if options.out is None else Path(options.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("out", f"cannot make a folder for films: {error}") from error
+    return folder
+
+
+def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions) -> dict[str, Any]:
+    """Give the agent its stored weights; the state of the whole checkpoint."""
+    try:
+        state = load_state(Path(options.run), options.checkpoint)
+    except (FileNotFoundError, Unreadable) as error:
+        raise BadInput("checkpoint", str(error)) from error
+    stored = state["agent"]
+    if isinstance(agent, DreamerV3Agent):
+        stored = stored | {"rng": {}}  # training's streams are not used here, and may be another device's
+    try:
+        agent.load_state_dict(stored)
+    except ValueError as error:
+        raise BadInput("checkpoint", f"does not fit the run's config.yaml: {error}") from error
+    return state
+
+
+def _recording(cfg: Config, recorders: list[Recorder]) -> Callable[[], EpisodicEnv]:
+    """A maker of environments that records the first FILMED of them into `recorders`."""
+    from lore.studies.films import Recorder
+
+    def make() -> EpisodicEnv:
+        env = make_env(cfg.env, cfg.obs)
+        if len(recorders) == FILMED:
+            return env
+        recorders.append(Recorder(env))
+        return recorders[-1]
+
+    return make

@@ -1,0 +1,301 @@
+"""lore-record: the way a real model's answers become a data set that anyone can replay without a key.
+
+    export   play a task, write the distinct prompts that it needs
+    import   check the answers that a model gave to them, write a data set
+    stats    what is in a data set
+
+Between the first two somebody asks the model, with whatever tool: one line {"id", "text", "model"} a prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lore.base.errors import BadInput
+from lore.base.files import write_atomic
+from lore.envs.vector import EpisodicEnv
+from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
+from lore.llm.prompt import PROMPT_VERSION
+from lore.llm.providers.recorded import (
+    ANSWERS,
+    CARD,
+    FORMAT,
+    PROMPTS,
+    BadLine,
+    DataSet,
+    Header,
+    Recorded,
+    check_answer,
+    lines,
+    load,
+    read_line,
+    read_prompts,
+)
+from lore.llm.request import Provider
+from lore.studies.prompt_collection import Exploration, most_useful
+
+BINS = 10  # of the histogram of confidence
+_CARD = """\
+---
+{head}
+---
+
+# Answers of {model} on {env_id}
+
+{answers} answers to {prompts} prompts, as the model wrote them.
+To replay them: `llm=recorded llm.dataset=FOLDER`.
+
+{tables}
+
+## How it was made
+
+`lore-record export` played the task by a mixture of random steps and advice and kept the distinct prompts.
+The model answered each once. `lore-record import` checked the answers and wrote this folder.
+
+{made}
+- asking: {note}
+- actions: {actions}
+"""
+
+
+@dataclass
+class ExportOptions:
+    """Options of lore-record export; the task and the adviser of the exploration are lore-train's."""
+
+    out: str = ""  # file to write; must not exist
+    steps: int = 20_000  # environment steps of exploration
+    prompts: int = 1000  # at most so many are written: one of each plan key before a second of any
+    seed: int = 0  # of the layouts and of the random play
+
+
+@dataclass
+class ImportOptions:
+    """Options of lore-record import."""
+
+    prompts: str = ""  # file of lore-record export
+    answers: str = ""  # JSONL of {"id", "text", "model"} and, where known, tokens, cost_usd, latency_s, stop
+    out: str = ""  # folder of all versions of the data set; this import becomes its next one, v1, v2, ...
+    license: str = ""  # under which the answers may be used, as an SPDX name
+    note: str = ""  # how the model was asked: settings, date, by whom
+
+
+@dataclass
+class StatsOptions:
+    """Options of lore-record stats."""
+
+    dataset: str = ""  # folder of one version of a data set
+
+
+def export(options: ExportOptions, env: EpisodicEnv, env_id: str, provider: Provider) -> dict[str, Any]:
+    """Explore and write the prompts, those first that answer most. Returns counts.
+
+    env: one that remembers. Raises BadInput for a file that exists, and for a provider that must not explore.
+    """
+    out = Path(options.out)
+    if not options.out or out.exists():
+        raise BadInput("out", f"{options.out!r} must name a new file")
+    for key in ("steps", "prompts"):
+        if getattr(options, key) < 1:
+            raise BadInput(key, f"{getattr(options, key)} must be at least 1")
+    if provider.paid or provider.privileged:
+        what = "costs money" if provider.paid else "sees more than the agent"
+        raise BadInput("llm.provider", f"{provider.name!r} {what}; explore with a free one, such as scripted")
+    found = Exploration(env, provider, options.seed)
+    found.play(options.steps)
+    chosen = most_useful(list(found.prompts.values()), options.prompts)
+    made = {"steps": options.steps, "seed": options.seed, **found.counts(), "adviser": provider.identity()}
+    header = Header(
+        format=FORMAT,
+        env_id=env_id,
+        actions=list(found.actions),
+        system=found.system,
+        prompt_version=PROMPT_VERSION,
+        answer_version=ANSWER_VERSION,
+        plan_keys=dict(found.plan_keys.most_common()),
+        made=made,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, _jsonl([header, *chosen]))
+    except OSError as error:
+        raise BadInput("out", f"{options.out!r} cannot be written: {error}") from error
+    return {"written": len(chosen), "written_plan_keys": len({p.plan_key for p in chosen}), **made}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A line of the answers that is not as it should be. kind: of BadLine, or of BadAnswer."""
+
+    number: int
+    kind: str
+    message: str
+
+
+def read_answers(prompts: Path, answers: Path) -> tuple[dict[str, Recorded], list[Trouble], list[Trouble]]:
+    """Answers in the order of the prompts; lines that are no answer to them; answers that are unusable.
+
+    Raises BadInput where a file cannot be read, or the prompts are damaged or of another version.
+    """
+    try:
+        header, known = read_prompts(prompts)
+    except (OSError, BadLine) as error:
+        raise BadInput("prompts", f"{str(prompts)!r} cannot be used: {error}") from error
+    try:
+        numbered = list(lines(answers))
+    except OSError as error:
+        raise BadInput("answers", f"{str(answers)!r} cannot be read: {error}") from error
+    found: dict[str, Recorded] = {}
+    refused: list[Trouble] = []
+    unusable: list[Trouble] = []
+    for number, line in numbered:
+        try:
+            answer = read_line(Recorded, number, line)
+            check_answer(number, answer, known, found)
+        except BadLine as error:
+            refused.append(Trouble(number, error.kind, str(error)))
+            continue
+        found[answer.id] = answer
+        try:
+            parse_answer(answer.text, tuple(header.actions))
+        except BadAnswer as error:
+            unusable.append(Trouble(number, error.kind, f"line {number}: {error}"))
+    return {name: found[name] for name in known if name in found}, refused, unusable
+
+
+def import_answers(options: ImportOptions) -> Path:
+    """Write the next version of a data set, whole or not at all; say of each bad line what is wrong.
+
+    Unusable answers stay in: they are what the model says, and are counted on the card. Raises BadInput where
+    a line is no answer to these prompts.
+    """
+    for field in fields(options):
+        if not getattr(options, field.name) and field.name != "note":
+            raise BadInput(field.name, "is missing")
+    found, refused, unusable = read_answers(Path(options.prompts), Path(options.answers))
+    for trouble in sorted(refused + unusable, key=lambda t: t.number):
+        print(f"lore-record: {options.answers}: {trouble.message}", flush=True)
+    if refused:
+        raise BadInput("answers", f"{len(refused)} lines are no answers to these prompts; nothing is written")
+    if not found:
+        raise BadInput("answers", "there is not one in the file")
+    out = Path(options.out)
+    part = out / f".part-{os.getpid()}"
+    try:
+        part.mkdir(parents=True)
+        write_atomic(part / PROMPTS, Path(options.prompts).read_text(encoding="utf-8"))
+        write_atomic(part / ANSWERS, _jsonl(list(found.values())))
+        version = 1 + max((int(p.name[1:]) for p in out.glob("v*") if p.name[1:].isdecimal()), default=0)
+        write_atomic(part / CARD, card(load(part), options, version))
+        return part.rename(out / f"v{version}")
+    except OSError as error:
+        raise BadInput("out", f"{options.out!r} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def stats(data: DataSet) -> dict[str, Any]:
+    """What is in a data set, as JSON values.
+
+    coverage: share of the prompts that have an answer; of all explored plan keys that have a plan; of all
+    explored steps that would be served, by their very prompt or with plans shared. kinds: plan, policy, or
+    why an answer is unusable. confidence: usable answers in BINS equal bins from 0 to 1.
+    """
+    parsed = {name: data.parsed(name) for name in data.prompts}
+    kinds: Counter[str] = Counter()
+    confidence = [0] * BINS
+    covered: set[str] = set()
+    for name, answer in parsed.items():
+        if isinstance(answer, BadAnswer):
+            kinds[answer.kind] += 1
+        elif answer is not None:
+            kinds["policy" if answer.plan is None else "plan"] += 1
+            confidence[min(int(answer.confidence * BINS), BINS - 1)] += 1
+            if answer.plan is not None:
+                covered.add(data.prompts[name].plan_key)
+    plan_keys = data.header.plan_keys
+    steps = sum(plan_keys.values())
+    answered = [data.prompts[name] for name in data.answers]
+    exact = sum(p.visits for p in answered)
+    alone = sum(p.visits for p in answered if p.plan_key not in covered)
+    shared = alone + sum(plan_keys[kind] for kind in covered)
+    answers = data.answers.values()
+    return {
+        "env_id": data.header.env_id,
+        "model": data.model,
+        "sha256": data.digest,
+        "prompts": len(data.prompts),
+        "plan_keys": len(plan_keys),
+        "answers": len(answers),
+        "coverage": {
+            "prompts": len(answers) / len(parsed),
+            "plan_keys": len(covered) / len(plan_keys),
+            "steps": exact / steps,
+            "steps_sharing_plans": shared / steps,
+        },
+        "kinds": dict(kinds.most_common()),
+        "confidence": confidence,
+        "input_tokens": sum(a.input_tokens for a in answers),
+        "output_tokens": sum(a.output_tokens for a in answers),
+        "cost_usd": sum(a.cost_usd for a in answers),
+    }
+
+
+def stats_main(options: StatsOptions) -> None:
+    """lore-record stats: a page for people, and one JSON line at the end. Raises BadInput."""
+    try:
+        data = load(Path(options.dataset))
+    except (OSError, BadLine) as error:
+        raise BadInput("dataset", f"{options.dataset!r} cannot be used: {error}") from error
+    found = stats(data)
+    print(_tables(found))
+    print(json.dumps(found), flush=True)
+
+
+def card(data: DataSet, options: ImportOptions, version: int) -> str:
+    """The data card, in Markdown with a YAML head; every value in it is JSON, which is YAML."""
+    header, found = data.header, stats(data)
+    head = {
+        "license": options.license,
+        "model": data.model,
+        "task": header.env_id,
+        "version": version,
+        "date": datetime.now(UTC).date().isoformat(),
+        "prompt_version": header.prompt_version,
+        "answer_version": header.answer_version,
+        "sha256": data.digest,
+    }
+    return _CARD.format(
+        head="\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items()),
+        model=data.model,
+        env_id=header.env_id,
+        answers=found["answers"],
+        prompts=found["prompts"],
+        tables=_tables(found),
+        made="\n".join(f"- {name}: {json.dumps(value)}" for name, value in header.made.items()),
+        note=options.note or "not said",
+        actions=", ".join(header.actions),
+    )
+
+
+def _tables(found: dict[str, Any]) -> str:
+    """Coverage, kinds and confidence as Markdown tables."""
+    coverage = [f"| {name} | {share:.1%} |" for name, share in found["coverage"].items()]
+    kinds = [f"| {kind} | {n} | {n / found['answers']:.1%} |" for kind, n in found["kinds"].items()]
+    bins = [f"| {i / BINS:.1f} to {(i + 1) / BINS:.1f} | {n} |" for i, n in enumerate(found["confidence"])]
+    tables = [
+        ["| answered | share |", "|---|---|", *coverage],
+        ["| answers | count | share |", "|---|---|---|", *kinds],
+        ["| confidence | usable answers |", "|---|---|", *bins],
+    ]
+    return "\n\n".join("\n".join(rows) for rows in tables)
+
+
+def _jsonl(records: list[Any]) -> str:
+    return "".join(json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)

@@ -1,0 +1,181 @@
+"""What lore-probe's asks came to: accuracy and calibration with intervals, and their figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lore.base.errors import BadInput
+from lore.llm.plans.language import parse
+from lore.studies.labelled_situations import Situation, action_hit, first_shares, rule, subgoal_of
+
+RESAMPLES = 2000
+BINS = 10  # of the expected calibration error
+
+
+@dataclass
+class Row:
+    """One ask and what came of it. A line of the raw data.
+
+    failure: why there is no advice, else empty. action: share of the advised actions (those with most weight)
+    that are optimal. subgoal: whether the plan leads there first; None for weights, which lead nowhere.
+    executable: whether the plan gives an action here; None for weights. confidence: as answered.
+    """
+
+    wording: str
+    examples: int
+    situation: int
+    failure: str = ""
+    action: float = 0.0
+    subgoal: float | None = None
+    executable: bool | None = None
+    confidence: float | None = None
+    answer: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+
+
+def yardsticks(situations: Sequence[Situation]) -> dict[str, dict[str, list[float]]]:
+    """Accuracy with interval of what needs no adviser, for "action" and "subgoal".
+
+    chance: guessing. majority: the answer that is right most often. one_plan: the plan, of those that are
+    right somewhere here, that does best when it is given everywhere: the executor looks at the world, so one
+    plan can be right in every situation of a task. rule: `situations.rule`.
+    """
+    names = situations[0].env.action_names
+    rules = [rule(situation.state) for situation in situations]
+    goals = Counter(situation.subgoal for situation in situations)
+    hits = Counter(name for situation in situations for name in situation.optimal)
+    best, goal = hits.most_common(1)[0][0], goals.most_common(1)[0][0]
+    plans = [parse(text) for text in sorted({situation.plan for situation in situations})]
+    led = {plan: [float(subgoal_of(plan, s) == s.subgoal) for s in situations] for plan in plans}
+    one = max(plans, key=lambda plan: sum(led[plan]))
+    action = {
+        "chance": [len(s.optimal) / len(names) for s in situations],
+        "majority": [float(best in s.optimal) for s in situations],
+        "one_plan": [action_hit(first_shares(one, s), s) for s in situations],
+        "rule": [float(act in s.optimal) for s, (_, act) in zip(situations, rules, strict=True)],
+    }
+    subgoal = {
+        "chance": [1 / len(goals)] * len(situations),
+        "majority": [float(goal == s.subgoal) for s in situations],
+        "one_plan": led[one],
+        "rule": [float(kind == s.subgoal) for s, (kind, _) in zip(situations, rules, strict=True)],
+    }
+    return {
+        what: {name: interval(_mean, [[v] for v in values]) for name, values in table.items()}
+        for what, table in (("action", action), ("subgoal", subgoal))
+    }
+
+
+def measure(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the asks of one wording came to.
+
+    An ask without advice counts as wrong and has no part in calibration. Every triple is [value, low, high],
+    empty where nothing could be measured, as the subgoal of an adviser that gives weights alone.
+    """
+    result: dict[str, Any] = {
+        "asks": len(rows),
+        "failures": dict(Counter(row.failure for row in rows if row.failure)),
+        "executable": interval(_mean, _clusters(rows, lambda row: row.executable)),
+    }
+    for what in ("action", "subgoal"):
+
+        def right(row: Row, what: str = what) -> float | None:
+            return 0.0 if row.failure else vars(row)[what]
+
+        def forecast(row: Row, what: str = what) -> tuple[float, float] | None:
+            hit = vars(row)[what]
+            return None if row.failure or hit is None else (row.confidence or 0.0, hit)
+
+        sets = sorted({row.examples for row in rows})
+        hits = [[h for row in rows if row.examples == s and (h := right(row)) is not None] for s in sets]
+        result[what] = {
+            "accuracy": interval(_mean, _clusters(rows, right)),
+            "by_set": [round(float(np.mean(of_set)), 4) for of_set in hits if of_set],
+            "ece": interval(ece, _clusters(rows, forecast)),
+            "brier": interval(brier, _clusters(rows, forecast)),
+        }
+    return result
+
+
+def ece(pairs: np.ndarray) -> float:
+    """Expected calibration error of (confidence, hit) pairs (N, 2), BINS bins of equal width.
+
+    Source: Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015.
+    """
+    bins = np.minimum((pairs[:, 0] * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, pairs[:, 0] - pairs[:, 1], BINS)
+    return float(np.abs(gaps).sum() / len(pairs))
+
+
+def brier(pairs: np.ndarray) -> float:
+    """Mean squared difference of confidence and hit, pairs (N, 2)."""
+    return float(((pairs[:, 0] - pairs[:, 1]) ** 2).mean())
+
+
+def interval(statistic: Callable[[np.ndarray], float], clusters: Sequence[Sequence[Any]]) -> list[float]:
+    """[value, low, high]: a statistic of all values and its 95 % percentile bootstrap over the clusters.
+
+    Empty where there is no value.
+    """
+    arrays = [np.array(values, float) for values in clusters if len(values)]
+    if not arrays:
+        return []
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(arrays), size=(RESAMPLES, len(arrays)))
+    resampled = [statistic(np.concatenate([arrays[i] for i in draw])) for draw in draws]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return [round(float(v), 4) for v in (statistic(np.concatenate(arrays)), low, high)]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
+def _clusters(rows: Sequence[Row], value: Callable[[Row], Any]) -> list[list[Any]]:
+    """The values that are not None, by situation."""
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        if (v := value(row)) is not None:
+            found.setdefault(row.situation, []).append(v)
+    return list(found.values())
+
+
+def figure(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Label -> result, all of one task: accuracy with interval of each wording; yardsticks as red lines.
+
+    Gray ticks are single sets of examples. Raises BadInput without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BadInput("out", "the figure needs matplotlib; pip install matplotlib") from error
+    labels = [f"{label}, {name}" for label, result in results.items() for name in result["wordings"]]
+    first = next(iter(results.values()))
+    drawing = Figure(figsize=(9, 1.6 + 0.3 * len(labels)), layout="constrained")
+    for panel, what in zip(drawing.subplots(1, 2, sharey=True), ("action", "subgoal"), strict=True):
+        wordings = [wording[what] for result in results.values() for wording in result["wordings"].values()]
+        for at, wording in enumerate(wordings):
+            if wording["accuracy"]:
+                value, low, high = wording["accuracy"]
+                panel.plot([low, high], [at, at], color="tab:blue", lw=2)
+                panel.plot(wording["by_set"], [at] * len(wording["by_set"]), "|", color="gray", ms=9)
+                panel.plot(value, at, "o", color="tab:blue", ms=5)
+        for (name, (value, *_)), style in zip(
+            first["yardsticks"][what].items(), (":", "--", "-.", "-"), strict=True
+        ):
+            panel.axvline(value, color="tab:red", lw=1, ls=style, label=name)
+        panel.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel=f"{what} accuracy")
+        panel.set_yticks(range(len(labels)), labels)
+    drawing.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    drawing.suptitle(first["env_id"])
+    drawing.savefig(path, dpi=110)

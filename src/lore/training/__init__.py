@@ -1,0 +1,1 @@
+"""A run: options to objects, acting, learning, evaluation, checkpoints, the folder it leaves."""

@@ -1,0 +1,178 @@
+"""From observation to action: infer, advise, gate, mix, sample; the same in training and evaluation.
+
+Letters: N environments, A actions, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lore.base.types import Belief, Carry, GridState, Latent, ObsSpec, Prior
+from lore.gate import Gate, Mixed, Opening
+from lore.nn import fused
+from lore.training.exploration_noise import ActionNoise
+
+
+class Agent(Protocol):
+    """What acting needs of an agent."""
+
+    device: torch.device
+
+    def initial(self, n: int) -> Carry: ...
+
+    def infer(
+        self, carry: Carry, obs: dict[str, Tensor], is_first: Tensor, rng: torch.Generator
+    ) -> tuple[Latent, Belief]: ...
+
+    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]: ...
+
+    def value(self, feat: Tensor) -> Tensor: ...
+
+
+class Adviser(Protocol):
+    """What acting needs of an adviser; LLMController is one."""
+
+    def advise(
+        self,
+        states: Sequence[GridState],
+        env_step: int,
+        td_error: Sequence[float] | None = None,
+        latched: Sequence[bool] | None = None,
+        learned: Sequence[Sequence[float] | None] | None = None,
+        over: Sequence[bool] | None = None,
+    ) -> Prior: ...
+
+
+class Distilled(Protocol):
+    """What acting needs of the distilled adviser: feat (N, F) -> advice (N, A), and where it counts (N,)."""
+
+    def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass
+class Advice:
+    """How a policy is advised. discount: of the critic's returns, for TD errors. rng: of the gate's dropout,
+    None where advice is never dropped (evaluation)."""
+
+    gate: Gate
+    adviser: Adviser
+    distilled: Distilled | None = None
+    discount: float = 1.0
+    rng: torch.Generator | None = None
+
+
+@dataclass
+class Decision:
+    """action: (N,) long, drawn from logits (N, A). With advice: prior, opening and mixed, what the adviser
+    said, how far the gate is open, and the policy that came of it, before exploration noise."""
+
+    action: Tensor
+    logits: Tensor
+    belief: Belief
+    prior: Prior | None = None
+    opening: Opening | None = None
+    mixed: Mixed | None = None
+
+
+class GuidedPolicy:
+    """policy(carry, obs) -> carry, decision. greedy: the likeliest action instead of a sample."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        spec: dict[str, ObsSpec],
+        rng: torch.Generator,
+        greedy: bool = False,
+        advice: Advice | None = None,
+        noise: ActionNoise | None = None,
+    ):
+        self.agent, self.spec, self.rng, self.greedy = agent, spec, rng, greedy
+        self.advice, self.noise = advice, noise
+
+    def __call__(
+        self, carry: Carry, obs: dict[str, np.ndarray], states: Sequence[GridState] = (), env_step: int = 0
+    ) -> tuple[Carry, Decision]:
+        """obs: key -> (N, *shape), and is_first (N,). A row with is_first starts from an empty state.
+
+        states: (N) of them, for adviser and noise, and env_step: the run's. With reward, is_terminal (N,)
+        there are TD errors; with is_last (N,) nothing is decided where an episode has ended.
+        """
+        device = self.agent.device
+        seen = {k: torch.from_numpy(obs[k]).to(device) for k in self.spec}
+        is_first = torch.from_numpy(obs["is_first"]).to(device)
+        latent, belief = self.agent.infer(carry, seen, is_first, self.rng)
+        after, decision = Carry(latent, carry.prev_action), Decision(carry.prev_action, belief.logits, belief)
+        if self.advice is not None:
+            self._guide(self.advice, carry, after, decision, obs, states, env_step)
+        logits = decision.logits if self.noise is None else self.noise(decision.logits, states, env_step)
+        decision.action = after.prev_action = self._sample(logits)
+        return after, decision
+
+    def _guide(
+        self,
+        advice: Advice,
+        carry: Carry,
+        after: Carry,
+        decision: Decision,
+        obs: dict[str, np.ndarray],
+        states: Sequence[GridState],
+        env_step: int,
+    ) -> None:
+        """Fill in what the adviser says and how far the gate lets it act; `after` is carried on."""
+        gate, belief, agent = advice.gate, decision.belief, self.agent
+        doubt = agent.doubt(belief.feat, belief.logits) if gate.members else {}
+        latched = (
+            torch.zeros_like(decision.action, dtype=torch.bool) if carry.latched is None else carry.latched
+        )
+        opening = gate.open(belief.logits, doubt, latched, env_step)
+        after.latched, after.value = opening.latched, agent.value(belief.feat)
+        prior = advice.adviser.advise(
+            states,
+            env_step,
+            _td_error(obs, carry.value, after.value, advice.discount),
+            opening.latched.tolist(),
+            _learned(advice.distilled, belief.feat),
+            obs["is_last"].tolist() if "is_last" in obs else None,
+        )
+        decision.prior, decision.opening = prior, opening
+        if bool((prior.source > 0).any()):
+            decision.mixed = gate.mix(belief.logits, prior, _drop(opening.beta, gate.dropout, advice.rng))
+            decision.logits = decision.mixed.logits
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        """(N, A) -> (N,) long."""
+        if self.greedy:
+            return logits.argmax(-1)
+        uniform = torch.rand(len(logits), generator=self.rng, device=logits.device)
+        return fused.sample(logits.unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
+
+
+def _td_error(
+    obs: dict[str, np.ndarray], before: Tensor | None, now: Tensor, discount: float
+) -> list[float] | None:
+    """r + discount * V(s') - V(s) of the step that led here, (N); NaN where an episode begins."""
+    if before is None or "reward" not in obs:
+        return None
+    ahead = np.where(obs["is_terminal"], 0.0, now.cpu().numpy())
+    error = obs["reward"] + discount * ahead - before.cpu().numpy()
+    return np.where(obs["is_first"], np.nan, error).tolist()
+
+
+def _learned(distilled: Distilled | None, feat: Tensor) -> list[list[float] | None] | None:
+    if distilled is None:
+        return None
+    weights, sure = distilled.confident(feat)
+    return [row if ok else None for row, ok in zip(weights.tolist(), sure.tolist(), strict=True)]
+
+
+def _drop(beta: Tensor, share: float, rng: torch.Generator | None) -> Tensor:
+    """beta (N,) with a `share` of them set to 0."""
+    if rng is None or not share:
+        return beta
+    return torch.where(torch.rand(len(beta), generator=rng, device=beta.device) < share, 0.0, beta)

@@ -1,0 +1,103 @@
+"""What advice did: how far the gate was open, how far the policy moved, how often that changed the choice."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lore.base.types import SOURCES
+from lore.gate.mix import divergence
+from lore.gate.temperature import pinned
+
+if TYPE_CHECKING:
+    from lore.gate import Gate
+    from lore.training.acting import Decision
+
+NONE = SOURCES[0]
+
+
+class GuidanceMeter:
+    """Means over training steps since the last row (uncertainty_gate/), and the influence since the run began
+    (llm/): mean KL(pi_mix || pi_wm) over steps with advice, share of steps with advice, share of steps at
+    which it changed the likeliest action, steps by source."""
+
+    def __init__(self, gate: Gate):
+        self.gate = gate
+        self.steps = self.flips = 0
+        self.kl_sum = 0.0
+        self.sources: Counter[str] = Counter()
+        self._window: dict[str, list[float]] = {}
+
+    def add(self, decision: Decision, over: Sequence[bool]) -> None:
+        """One decision for N environments; rows that are `over` end an episode and do not count."""
+        assert decision.opening is not None and decision.prior is not None
+        live = [i for i, ended in enumerate(over) if not ended]
+        self.steps += len(live)
+        source = decision.prior.source.tolist()
+        self.sources.update(SOURCES[source[i]] for i in live)
+        if not self.gate.follows:
+            self._put("beta", decision.opening.beta.tolist(), live)
+            for name, values in decision.opening.terms.items():
+                self._put(name, values.tolist(), live)
+        self._put("latch_share", decision.opening.latched.tolist(), live)
+        mixed = decision.mixed
+        if mixed is None:
+            return
+        advised = [i for i in live if source[i]]
+        kl = divergence(mixed.logits, decision.belief.logits).tolist()
+        flips = (mixed.logits.argmax(-1) != decision.belief.logits.argmax(-1)).tolist()
+        self.kl_sum += sum(kl[i] for i in advised)
+        self.flips += sum(flips[i] for i in advised)
+        self._put("kl", kl, advised)
+        if self.gate.options.temperature == "match":
+            self._put("temperature_pinned_share", pinned(mixed.temperature).tolist(), advised)
+
+    def result(self) -> dict[str, float]:
+        """A row's metrics; the window starts afresh."""
+        window, self._window = self._window, {}
+        row = {}
+        for name, values in window.items():
+            if name not in ("beta", "kl"):
+                row[f"uncertainty_gate/{name}"] = statistics.fmean(values)
+        betas, kl = window.get("beta"), window.get("kl")
+        if betas:
+            mean = statistics.fmean(betas)
+            row["uncertainty_gate/avg_beta"] = mean
+            row["uncertainty_gate/beta_std"] = statistics.pstdev(betas)
+            row["uncertainty_gate/beta_saturation"] = mean / self.gate.beta_max if self.gate.beta_max else 0.0
+        if kl:
+            row["uncertainty_gate/avg_kl"] = statistics.fmean(kl)
+            above = sum(value > self.gate.delta_target for value in kl)
+            row["uncertainty_gate/kl_above_target_share"] = above / len(kl)
+        row["uncertainty_gate/lambda_kl"] = float(self.gate.kl.multiplier)
+        return row | self.influence()
+
+    def influence(self) -> dict[str, float]:
+        """Since the run began."""
+        steps = max(1, self.steps)
+        advised = self.steps - self.sources[NONE]
+        shares = {f"llm/source/{name}": self.sources[name] / steps for name in SOURCES}
+        return {
+            "llm/influence_kl": self.kl_sum / advised if advised else math.nan,
+            "llm/prior_share": advised / steps,
+            "llm/argmax_flip_share": self.flips / steps,
+            **shares,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        window = {name: list(values) for name, values in self._window.items()}
+        counts = [self.steps, self.flips, self.kl_sum]
+        return {"counts": counts, "sources": dict(self.sources), "window": window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.flips, self.kl_sum = state["counts"]
+        self.sources = Counter(state["sources"])
+        self._window = {name: list(values) for name, values in state["window"].items()}
+
+    def _put(self, name: str, values: Sequence[float], rows: Sequence[int]) -> None:
+        kept = [float(values[i]) for i in rows]
+        if kept:
+            self._window.setdefault(name, []).extend(value for value in kept if not math.isnan(value))

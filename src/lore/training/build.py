@@ -1,0 +1,172 @@
+"""From options to objects: one table for each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from lore.base.errors import BadInput
+from lore.base.plugins import load
+from lore.base.rng import generator
+from lore.base.types import ObsSpec
+from lore.config.options import Config
+from lore.dreamer.agent import DreamerV3Agent
+from lore.dreamer.replay import ReplayBuffer, columns
+from lore.envs.adapter import MiniGridAdapter
+from lore.envs.privileged.oracle import optimal_actions
+from lore.envs.vector import VectorEnv
+from lore.gate import GATES, Gate, build_gate
+from lore.gate import GROUP as GATE_GROUP
+from lore.llm.asking.asker import Asker
+from lore.llm.asking.breaker import Breaker
+from lore.llm.asking.budget import Budget
+from lore.llm.asking.cache import AnswerCache
+from lore.llm.asking.controller import Limits, LLMController
+from lore.llm.asking.journal import Journal
+from lore.llm.asking.ledger import SweepLedger
+from lore.llm.asking.triggers import Triggers
+from lore.llm.prior_net import PriorNet
+from lore.llm.providers import GROUP as PROVIDER_GROUP
+from lore.llm.providers import PROVIDERS, build_provider
+from lore.nn.products import BFLOAT16
+from lore.training.learning import GuidedLearning
+from lore.training.random_agent import RandomAgent
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Spec = dict[str, ObsSpec]
+
+
+def compute_type(dtype: str, device: str) -> str:
+    """float32 or bfloat16; `auto`: bfloat16 on a GPU and on processors that have it, else float32.
+
+    Without AVX-512 torch emulates bfloat16 products, at a tenth of float32's speed.
+    """
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device != "cpu" or BFLOAT16 else "float32"
+
+
+def _dtype(cfg: Config) -> torch.dtype:
+    return DTYPES[compute_type(cfg.dtype, cfg.device)]
+
+
+def is_advised(cfg: Config) -> bool:
+    """Whether an adviser takes part in a run: there is one, and a gate that lets it."""
+    return cfg.llm.provider != "none" and cfg.gate.name != "none"
+
+
+def check_plugins(cfg: Config) -> None:
+    """Raise BadInput where an advised run names a gate or a provider that there is not."""
+    if is_advised(cfg):
+        load(GATE_GROUP, GATES, cfg.gate.name, "gate.name", "gate")
+        load(PROVIDER_GROUP, PROVIDERS, cfg.llm.provider, "llm.provider", "provider")
+
+
+def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:
+    """The agent; in an advised run with gate, the ensembles it reads, and the distilled adviser."""
+    options, size = cfg.agent, cfg.size
+    gate = build_gate(cfg.gate, cfg.device) if is_advised(cfg) else None
+    members = gate.members if gate else 0
+    options = replace(
+        options,
+        critic_ensemble=options.critic_ensemble or members,
+        disagreement_ensemble=options.disagreement_ensemble or members,
+    )
+    heads = {}
+    if gate and cfg.prior_net.enabled:
+        features = size.deter + size.stoch * size.classes
+        heads["prior_net"] = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
+    agent = DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads)
+    if gate:
+        agent.uncertainty_gate = gate
+        distilled = heads["prior_net"].logits if heads else None
+        agent.guide = GuidedLearning(gate, agent.doubt, distilled, options.replay_value)
+    return agent
+
+
+def _random(cfg: Config, spec: Spec, num_actions: int) -> RandomAgent:
+    return RandomAgent(num_actions, cfg.device)
+
+
+AGENTS: dict[str, Callable[[Config, Spec, int], DreamerV3Agent | RandomAgent]] = {
+    "dreamer": _dreamer,
+    "random": _random,
+    "prior": _random,  # what it does without advice
+}
+
+
+def build_agent(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent | RandomAgent:
+    """The agent that `agent=NAME` stands for, untrained."""
+    return AGENTS[cfg.agent.name](cfg, spec, num_actions)
+
+
+def build_adviser(
+    cfg: Config, envs: VectorEnv, run_dir: Path, say: Callable[[str], None]
+) -> LLMController | None:
+    """The controller around the adviser that `llm=NAME` stands for; None where no advice is taken.
+
+    Raises BadInput.
+    """
+    llm = cfg.llm
+    if not is_advised(cfg):
+        return None
+    if llm.provider == "local" and llm.calibration == "batch":
+        raise BadInput(
+            "llm.calibration", "batch depends on what was asked before; a run takes contextual or none"
+        )
+    ledger = None
+    if llm.ledger is not None and llm.ledger_limit is not None:
+        ledger = SweepLedger(Path(llm.ledger).expanduser(), llm.ledger_limit)
+    asker = Asker(
+        build_provider(llm),
+        Journal(run_dir / "llm.jsonl"),
+        Budget(llm.budget_total, llm.budget_usd, llm.budget_tokens),
+        Breaker(llm.breaker_failures, llm.breaker_pause),
+        say,
+        cache=None if llm.cache is None else AnswerCache(Path(llm.cache).expanduser(), say),
+        ledger=ledger,
+        timeout_s=llm.timeout_s,
+        retries=llm.api_retries,
+        wait=llm.wait,
+    )
+    alone = cfg.agent.name == "prior"  # follows advice alone: neither gate nor cooldown
+    limits = Limits(
+        None if alone else llm.cooldown_steps,
+        None if alone else llm.success_cooldown_steps,
+        llm.triggers,
+        llm.latch,
+    )
+    return LLMController(
+        asker,
+        Triggers(llm.novelty_threshold, llm.td_error_threshold, llm.plateau_window),
+        limits,
+        tuple(envs.action_names),
+        envs.num_envs,
+        llm.max_tokens,
+        privileged=lambda i: sorted(optimal_actions(cast(MiniGridAdapter, envs.envs[i])) or ()),
+    )
+
+
+def build_advised_gate(cfg: Config, agent: DreamerV3Agent | RandomAgent) -> Gate | None:
+    """The gate of an advised run: the agent's own, or one for an agent that has none; None without advice."""
+    if not is_advised(cfg):
+        return None
+    return agent.uncertainty_gate if isinstance(agent, DreamerV3Agent) else build_gate(cfg.gate, cfg.device)
+
+
+def build_replay(cfg: Config, spec: Spec, num_actions: int) -> ReplayBuffer:
+    """An empty replay of cfg.replay.capacity rows on the agent's device."""
+    return ReplayBuffer(
+        cfg.replay.capacity,
+        cfg.run.envs,
+        columns(spec, num_actions),
+        cfg.size.deter,
+        cfg.size.stoch,
+        generator(cfg.seed, "replay", cfg.device),
+        _dtype(cfg),
+        cfg.device,
+    )

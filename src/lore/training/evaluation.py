@@ -1,0 +1,118 @@
+"""Held-out episodes with a policy that does not learn: the headline numbers, and lore-eval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from lore.base.rng import generator
+from lore.base.types import Episode
+from lore.envs.vector import EpisodicEnv, episode_seed
+from lore.training.acting import Advice, Agent, GuidedPolicy
+
+
+class Evaluator:
+    """Plays the same held-out episodes every time it is asked, all side by side.
+
+    Its random stream comes from the run's seed and the environment step alone, so an evaluation leaves no
+    trace in training and gives the same numbers whenever it is repeated.
+    """
+
+    def __init__(self, make_env: Callable[[], EpisodicEnv], episodes: int, seed: int):
+        self.make_env, self.episodes, self.seed = make_env, episodes, seed
+        self._envs: list[EpisodicEnv] = []
+
+    def run(
+        self, agent: Agent, env_step: int, greedy: bool = False, advice: Advice | None = None
+    ) -> list[Episode]:
+        """One episode for each held-out seed, in their order. advice: for as many environments."""
+        while len(self._envs) < self.episodes:
+            self._envs.append(self.make_env())
+        mode = "advised" if advice else "greedy" if greedy else "sampled"
+        rng = generator(self.seed, f"evaluation/{mode}/{env_step}", agent.device)
+        policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy, advice)
+        for env in self._envs:
+            env.remember = advice is not None  # a map costs time, and only an adviser reads it
+        games = [_Game(env, i, env_step) for i, env in enumerate(self._envs)]
+        carry = agent.initial(self.episodes)
+        # Episodes that are over stay in the batch: every new batch size would cost time and memory.
+        while any(not game.over for game in games):
+            obs = {k: np.stack([g.obs[k] for g in games]) for k in games[0].obs}
+            obs["is_first"] = np.array([g.length == 0 for g in games])
+            obs["is_last"] = np.array([g.over for g in games])
+            states = [g.env.state for g in games] if advice else ()
+            carry, decision = policy(carry, obs, states, env_step)
+            for game, action in zip(games, decision.action.tolist(), strict=True):
+                if not game.over:
+                    game.step(action)
+        return [g.episode() for g in games]
+
+
+class _Game:
+    """One held-out episode under way."""
+
+    def __init__(self, env: EpisodicEnv, index: int, env_step: int):
+        self.env, self.index, self.env_step = env, index, env_step
+        self.seed = episode_seed("eval", 0, 1, 0, index)
+        self.obs, info = env.reset(seed=self.seed)
+        self.layout: str = info["layout"]
+        self.return_ = self.shaped = 0.0
+        self.length, self.over = 0, False
+
+    def step(self, action: int) -> None:
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        self.return_ += info["raw_reward"]
+        self.shaped += reward
+        self.length += 1
+        self.over = terminated or truncated
+
+    def episode(self) -> Episode:
+        return Episode(
+            env_step=self.env_step,
+            env=0,
+            episode=self.index,
+            seed=self.seed,
+            layout=self.layout,
+            return_=self.return_,
+            length=self.length,
+            success=self.return_ > 0,
+            shaped_return=self.shaped,
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over evaluation episodes. unseen: share of layouts that training never met."""
+
+    success: float
+    return_: float
+    length: float
+    unseen: float
+
+
+def score(episodes: list[Episode], seen: set[str]) -> Score:
+    """Means of `episodes`; `seen` are the layouts of training so far."""
+    count = len(episodes)
+    return Score(
+        success=sum(e.success for e in episodes) / count,
+        return_=sum(e.return_ for e in episodes) / count,
+        length=sum(e.length for e in episodes) / count,
+        unseen=sum(e.layout not in seen for e in episodes) / count,
+    )
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a success rate.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the
+    American Statistical Association 22 (1927).
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate, spread = successes / trials, z * z / trials
+    center = (rate + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials))
+    return max(0.0, center - half), min(1.0, center + half)

@@ -1,0 +1,106 @@
+"""What advice changes in learning: the policy in imagination, the KL constraint, trust in advised returns.
+
+Letters: N states, B sequences of T steps, F features, A actions, H imagined steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lore.base.types import SOURCES, Batch
+from lore.gate import Gate, divergence, mix
+from lore.gate.mix import centred
+
+OWN = SOURCES.index("prior_net")
+Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""Features (N, F) and actor logits (N, A) -> what the ensembles say of them: name -> (N,)."""
+
+
+class GuidedLearning:
+    """The gate's part in a gradient step; DreamerV3Agent.guide is one.
+
+    doubt: see above. distilled: features (N, F) -> prior logits (N, A) of the distilled adviser; None where
+    there is none. env_step: of the run; set it before each update.
+    """
+
+    def __init__(
+        self, gate: Gate, doubt: Doubt, distilled: Callable[[Tensor], Tensor] | None, replay_value: str
+    ):
+        self.gate, self.doubt, self.distilled, self.replay_value = gate, doubt, distilled, replay_value
+        self.env_step = 0
+
+    @property
+    def mixes_imagination(self) -> bool:
+        """Whether `imagined_bonus` is added to the policy in imagination."""
+        return self.distilled is not None and self.gate.options.mix_in_imagination
+
+    @torch.no_grad()
+    def imagined_bonus(self, feat: Tensor, logits: Tensor) -> Tensor:
+        """feat (N, F), l_wm (N, A) -> beta * l~ (N, A) of imagined states."""
+        assert self.distilled is not None
+        prior = self.distilled(feat)
+        bonus, _ = self.gate.bonus(prior, torch.ones_like(prior, dtype=torch.bool), logits)
+        beta = self.gate.imagined_beta(logits, self._doubt(feat, logits), self.env_step)
+        return beta.unsqueeze(-1) * bonus
+
+    def calibrate(self, feat: Tensor, logits: Tensor) -> None:
+        """Show posterior features (N, F), actor logits (N, A) to a gate that still measures its norms."""
+        if self.gate.calibrating:
+            self.gate.calibrate(logits, self._doubt(feat, logits))
+
+    @property
+    def reads_replay(self) -> bool:
+        """Whether `kl_loss` or `value_weight` need the actor's logits of replayed rows."""
+        return self.gate.kl.mode == "penalty" or self.replay_value == "weight"
+
+    def kl_loss(
+        self, logits: Tensor, batch: Batch, imagined: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The penalty, and metrics. logits: l_wm (B, T, A) of replayed rows, with gradient.
+
+        imagined: KL (H, N) of imagined states, with gradient, where advice is mixed there.
+        """
+        control = self.gate.kl
+        if control.mode != "penalty":
+            return {}, {}
+        rows = self._advised(batch)
+        kl = torch.where(rows, divergence(self._mixed(logits.detach(), batch), logits), 0.0)
+        total, count = kl.sum(), rows.sum()
+        metrics = {"uncertainty_gate/replay_kl": total.detach() / count.clamp(min=1)}
+        if imagined is not None:
+            total, count = total + imagined.sum(), count + imagined.numel()
+            metrics["uncertainty_gate/imagined_kl"] = imagined.detach().mean()
+        loss = control.loss(total, count)
+        return {"kl": loss}, metrics | {"uncertainty_gate/lambda_kl": control.multiplier}
+
+    @torch.no_grad()
+    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
+        """How much the critic learns from replayed rows, (B, T); None: from all alike.
+
+        drop: nothing where advice acted. weight: there min(1, pi_wm(a) / pi_mix(a)), the truncated importance
+        ratio of V-trace (Espeholt et al. 2018, arXiv 1802.01561). logits: l_wm (B, T, A), for weight.
+        """
+        if self.replay_value == "keep":
+            return None
+        if self.replay_value == "drop":
+            return (batch.beta == 0).float()
+        assert logits is not None
+        mixed = self._mixed(logits, batch)
+        action = batch.action.unsqueeze(-1)
+        ratio = (logits.log_softmax(-1) - mixed.log_softmax(-1)).gather(-1, action).squeeze(-1).exp()
+        return torch.where(batch.beta > 0, ratio.clamp(max=1.0), 1.0)
+
+    def _advised(self, batch: Batch) -> Tensor:
+        """(B, T): a provider's advice acted there."""
+        return (batch.beta > 0) & (batch.source != OWN)
+
+    def _mixed(self, logits: Tensor, batch: Batch) -> Tensor:
+        """l_mix (B, T, A): l_wm of today with the advice and beta of then."""
+        temperature = torch.where(batch.beta > 0, batch.temperature, 1.0)
+        return mix(logits, batch.beta, centred(batch.prior, batch.mask) / temperature.unsqueeze(-1))
+
+    def _doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        return self.doubt(feat, logits) if self.gate.members else {}

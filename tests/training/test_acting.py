@@ -1,0 +1,199 @@
+"""One step of acting: infer, advise, gate, mix, sample; and what advice leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lore.base.rng import generator
+from lore.base.types import Belief, Carry, Latent, Prior
+from lore.config.options import Env, Explore, Gate
+from lore.envs import make_env, make_vec
+from lore.gate import FixedGate, UncertaintyGate
+from lore.llm.asking.controller import prior_logits
+from lore.training.acting import Advice, Decision, GuidedPolicy
+from lore.training.advice_meter import GuidanceMeter
+from lore.training.exploration_noise import ActionNoise
+from lore.training.random_agent import RandomAgent
+
+A = 7
+
+
+class Opinionated(RandomAgent):
+    """Logits and values that change from step to step; doubt on demand."""
+
+    def __init__(self) -> None:
+        super().__init__(A)
+        self.steps = 0
+
+    def infer(self, carry: Carry, obs: Any, is_first: Any, rng: torch.Generator) -> tuple[Latent, Belief]:
+        self.steps += 1
+        logits = torch.sin(torch.arange(A) * self.steps * 0.7).repeat(len(is_first), 1)
+        return carry.latent, Belief(logits, torch.full((len(is_first), 1), float(self.steps)))
+
+    def value(self, feat: torch.Tensor) -> torch.Tensor:
+        return feat[:, 0] / 10
+
+    def doubt(self, feat: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"value_var": feat[:, 0], "disagreement": feat[:, 0]}
+
+
+class Saying:
+    """Gives one distribution to all, or nothing; notes what it was told."""
+
+    def __init__(self, probs: Sequence[float] | None) -> None:
+        self.probs, self.told = probs, []
+
+    def advise(self, states, env_step, td_error=None, latched=None, learned=None, over=None) -> Prior:
+        self.told.append({"td_error": td_error, "latched": latched, "learned": learned, "over": over})
+        n = len(states)
+        probs = torch.full((A,), 1 / A) if self.probs is None else torch.tensor(self.probs)
+        source = torch.full((n,), 0 if self.probs is None else 1, dtype=torch.uint8)
+        allowed = torch.ones(n, A, dtype=torch.bool)
+        return Prior(prior_logits(probs).repeat(n, 1), allowed, torch.ones(n), source)
+
+
+UNIFORM = [1 / A] * A
+DECIDED = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def play(advice: Advice | None, steps: int = 60, n: int = 2) -> tuple[list[Decision], torch.Generator]:
+    """Decisions of `n` DoorKey environments side by side."""
+    envs = make_vec(Env(max_steps=9), "symbolic", n, 0, split="train", remember=True)
+    rng = generator(0, "act")
+    policy = GuidedPolicy(Opinionated(), envs.obs_spec, rng, advice=advice)
+    carry, obs, decisions = policy.agent.initial(n), envs.reset(), []
+    for step in range(steps):
+        carry, decision = policy(carry, obs, envs.states(), step)
+        decisions.append(decision)
+        obs = envs.step(decision.action.numpy())
+    return decisions, rng
+
+
+@pytest.mark.parametrize("probs", [None, UNIFORM])
+@pytest.mark.parametrize("mode", ["none", "penalty", "project"])
+def test_advice_that_says_nothing_leaves_actions_logits_and_random_stream(probs: Any, mode: str) -> None:
+    options = Gate(beta=3.0, beta_max=3.0)
+    options.kl.mode = mode
+    alone, rng = play(None)
+    for gate in (FixedGate(options), UncertaintyGate(options)):
+        dropout = generator(0, "gate_dropout")
+        advised, other = play(Advice(gate, Saying(probs), rng=dropout))
+        assert all(
+            torch.equal(a.action, b.action) and torch.equal(a.logits, b.logits)
+            for a, b in zip(alone, advised, strict=True)
+        )
+        assert torch.equal(rng.get_state(), other.get_state())
+
+
+def test_advice_that_says_something_is_followed_the_more_the_larger_beta_is() -> None:
+    shares = []
+    for beta in (0.0, 1.0, 5.0):
+        decisions, _ = play(Advice(FixedGate(Gate(beta=beta)), Saying(DECIDED)))
+        shares.append(sum((d.action == 2).float().mean().item() for d in decisions) / len(decisions))
+    assert shares[0] < 0.4 < shares[1] < shares[2] and shares[2] > 0.95
+
+
+def test_dropout_drops_its_share_of_training_steps_and_none_of_an_evaluation() -> None:
+    gate = UncertaintyGate(Gate(dropout=0.2, warmup_steps=0))
+    for rng, share in ((generator(0, "gate_dropout"), 0.2), (None, 0.0)):
+        decisions, _ = play(Advice(gate, Saying(DECIDED), rng=rng), steps=400, n=3)
+        dropped = torch.stack([d.mixed.beta == 0 for d in decisions]).float().mean().item()
+        assert dropped == pytest.approx(share, abs=4 * (0.2 * 0.8 / 1200) ** 0.5)
+
+
+def test_td_errors_are_those_of_the_step_that_led_here() -> None:
+    """r + discount * V(s') - V(s), V = 0 at a terminal state; nothing where an episode begins."""
+    env = make_env(Env(), "symbolic", remember=True)
+    first, _ = env.reset(seed=0)
+    said = Saying(None)
+    policy = GuidedPolicy(
+        Opinionated(), env.obs_spec, generator(0, "act"), advice=Advice(FixedGate(Gate()), said, discount=0.5)
+    )
+    carry = policy.agent.initial(1)
+    rows = [(0.0, True, False), (0.25, False, False), (1.0, False, True), (0.0, True, False)]
+    for reward, is_first, is_terminal in rows:
+        obs = {key: value[None].copy() for key, value in first.items()}
+        obs |= {"is_first": np.array([is_first]), "is_terminal": np.array([is_terminal])}
+        obs |= {"reward": np.array([reward], np.float32), "is_last": np.array([is_terminal])}
+        carry, _ = policy(carry, obs, [env.state], 0)
+    errors = [told["td_error"] for told in said.told]
+    assert errors[0] is None and np.isnan(errors[3][0])
+    assert errors[1] == pytest.approx([0.25 + 0.5 * 0.2 - 0.1])
+    assert errors[2] == pytest.approx([1.0 - 0.2])
+    assert [told["over"] for told in said.told] == [[False], [False], [True], [False]]
+
+
+def test_the_latch_is_carried_from_step_to_step_for_each_environment() -> None:
+    class Script(UncertaintyGate):
+        values = iter([[0.7, 0.5], [0.5, 0.7], [0.3, 0.5], [0.5, 0.39]])
+
+        def terms(self, logits: torch.Tensor, doubt: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"u": torch.tensor(next(self.values))}
+
+    said = Saying(None)
+    play(Advice(Script(Gate()), said), steps=4)
+    latched = [told["latched"] for told in said.told]
+    assert latched == [[True, False], [True, True], [False, True], [False, False]]
+
+
+def test_the_distilled_adviser_is_offered_where_it_is_sure() -> None:
+    class Half:
+        def confident(self, feat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tensor([DECIDED, UNIFORM]), torch.tensor([True, False])
+
+    said = Saying(None)
+    play(Advice(FixedGate(Gate()), said, distilled=Half()), steps=1)
+    assert said.told[0]["learned"] == [DECIDED, None]
+
+
+def test_noise_is_the_exact_mixture_and_off_it_is_nothing() -> None:
+    logits = torch.randn(4, A, generator=generator(0, "x"))
+    off = ActionNoise(Explore(), 100, ["left"] * A)
+    assert off(logits, (), 50) is logits
+    options = Explore(epsilon_start=0.4, epsilon_end=0.2, temperature_start=2.0, temperature_end=1.0)
+    for step, epsilon, temperature in ((0, 0.4, 2.0), (50, 0.3, 1.5), (100, 0.2, 1.0), (500, 0.2, 1.0)):
+        got = ActionNoise(options, 100, ["left"] * A)(logits, (), step).exp()
+        torch.testing.assert_close(got, (1 - epsilon) * (logits / temperature).softmax(-1) + epsilon / A)
+    env = make_env(Env(), "symbolic", remember=True)
+    env.reset(seed=0)
+    options = Explore(epsilon_start=1.0, epsilon_end=1.0, valid_noise=True, anneal_steps=10)
+    got = ActionNoise(options, 100, env.action_names)(logits[:1], [env.state], 0).exp()[0]
+    names = dict(zip(env.action_names, got.tolist(), strict=True))
+    assert names["done"] == names["drop"] == 0.0 and names["left"] == names["right"] > 0.2
+
+
+def test_the_meter_counts_what_was_decided_and_goes_on_after_a_resume() -> None:
+    gate = UncertaintyGate(Gate(warmup_steps=0, beta_max=2.0))
+    decisions, _ = play(Advice(gate, Saying(DECIDED), rng=generator(0, "gate_dropout")))
+    over = [[i % 10 == 9, False] for i in range(len(decisions))]
+    whole, half = GuidanceMeter(gate), GuidanceMeter(gate)
+    for i, (decision, ended) in enumerate(zip(decisions, over, strict=True)):
+        whole.add(decision, ended)
+        if i == 30:
+            stored, half = half.state_dict(), GuidanceMeter(gate)
+            half.load_state_dict(stored)
+        half.add(decision, ended)
+    live = [(d, i) for d, ended in zip(decisions, over, strict=True) for i in (0, 1) if not ended[i]]
+    betas = [d.opening.beta[i].item() for d, i in live]
+    kl = []
+    for d, i in live:
+        p, q = d.logits[i].double().softmax(-1), d.belief.logits[i].double().softmax(-1)
+        kl.append((p * (p / q).log()).sum().item())
+    row = whole.result()
+    assert row == half.result()
+    assert row["uncertainty_gate/avg_beta"] == pytest.approx(np.mean(betas))
+    assert row["uncertainty_gate/beta_std"] == pytest.approx(np.std(betas))
+    assert row["uncertainty_gate/beta_saturation"] == pytest.approx(np.mean(betas) / 2)
+    assert row["uncertainty_gate/avg_kl"] == pytest.approx(np.mean(kl), abs=1e-6)
+    assert row["uncertainty_gate/kl_above_target_share"] == pytest.approx(np.mean([k > 0.1 for k in kl]))
+    flips = [(d.logits[i].argmax() != d.belief.logits[i].argmax()).item() for d, i in live]
+    assert row["llm/argmax_flip_share"] == pytest.approx(np.mean(flips))
+    assert row["llm/influence_kl"] == pytest.approx(np.mean(kl), abs=1e-6)
+    assert row["llm/prior_share"] == row["llm/source/plan"] == 1.0
+    assert "uncertainty_gate/avg_beta" not in whole.result()  # the window began afresh
+    assert whole.influence()["llm/prior_share"] == 1.0  # the run did not

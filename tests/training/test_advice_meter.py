@@ -1,0 +1,80 @@
+"""Runs that follow an adviser alone: what they reach, what they cost, and what a dead adviser changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests import runs
+
+from lore.base.errors import BadInput
+from lore.config.compose import compose
+
+DOORKEY = ["agent=prior", "env=doorkey5", "env.max_steps=100", "run.eval_episodes=10", "run.eval_every=500"]
+ALONE = [*DOORKEY, "run.steps=500", "run.save_every=500", "llm.cache=null"]
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def episodes(folder: Path) -> list[dict]:
+    return runs.rows(folder, "episodes.jsonl", leave_out=("arm",))
+
+
+def test_the_scripted_adviser_solves_doorkey_for_a_handful_of_asks(tmp_path: Path) -> None:
+    folder = runs.run(tmp_path, *ALONE, "llm=scripted")
+    summary, asks = runs.summary(folder), rows(folder / "llm.jsonl")
+    assert summary["arm"] == "scripted" and summary["eval_success_advised"] == 1.0
+    assert summary["eval_success"] < 0.9  # with the advice off it is random play
+    assert 1 <= summary["llm_calls_used"] == len(asks) <= 12
+    assert summary["influence"]["prior_share"] > 0.5
+    assert {row["provider"] for row in asks} == {"scripted competence=1.0 failure=independent seed=0"}
+
+
+def test_nothing_is_asked_about_a_state_that_ends_an_episode(tmp_path: Path) -> None:
+    folder = runs.run(tmp_path, *ALONE, "llm=uniform", "llm.budget_total=null", "env.max_steps=7")
+    ends = {row["env_step"] for row in rows(folder / "episodes.jsonl")}
+    asked = [row["env_step"] for row in rows(folder / "llm.jsonl")]
+    assert len(ends) > 50
+    # the first state of the next episode has the same env_step as the last of this: one ask at most is its
+    assert max(asked.count(step) for step in ends) <= 1
+
+
+def test_a_second_run_takes_its_answers_from_the_cache_and_is_charged_alike(tmp_path: Path) -> None:
+    cache = f"llm.cache={tmp_path / 'answers.sqlite'}"
+    options = [o for o in ALONE if not o.startswith("llm.cache")]
+    first = runs.summary(runs.run(tmp_path / "first", *options, cache, "llm=scripted"))
+    second = runs.summary(runs.run(tmp_path / "second", *options, cache, "llm=scripted"))
+    assert first["cache_hit_rate"] == 0.0 and second["cache_hit_rate"] == 1.0
+    assert first["llm_calls_used"] == second["llm_calls_used"]
+    assert episodes(tmp_path / "first") == episodes(tmp_path / "second")
+
+
+def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    dead = runs.run(tmp_path / "dead", *ALONE, "llm=anthropic", "llm.breaker_failures=2")
+    none = runs.run(tmp_path / "none", *ALONE, "llm=none")
+    assert episodes(dead) == episodes(none)
+    last = [row for row in rows(dead / "metrics.jsonl") if "llm/failure/no_key" in row][-1]
+    assert last["llm/failure/no_key"] == last["llm/calls_used"] >= 2
+    assert last["llm/outcome/breaker"] > 0 and last["llm/prior_share"] == 0
+
+
+@pytest.mark.parametrize(
+    "overrides, key, says",
+    [
+        (["agent=prior", "llm.provider=nobody"], "llm.provider", "unknown provider"),
+        (["agent=prior", "llm=scripted", "llm.ledger=/x"], "llm.ledger_limit", "is needed"),
+        (["agent=prior", "llm=scripted", "llm.competence=2"], "llm.competence", "between 0 and 1"),
+        (["agent=prior", "llm=recorded"], "llm.dataset", "cannot be used"),
+        (["agent=prior", "llm=local", "llm.calibration=batch"], "llm.calibration", "asked before"),
+        (["agent=prior", "llm=scripted", "llm.plateau_window=1"], "llm.plateau_window", "at least 2"),
+    ],
+)
+def test_wrong_advisers_are_refused_by_key(overrides: list[str], key: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        compose(overrides)
+        runs.run(tmp_path, *overrides)
+    assert refused.value.key == key and says in str(refused.value)
