@@ -180,7 +180,7 @@ def arm(point: str, number: int, die: Callable[[], None] = _die) -> None:
     """Call `die` the `number`th time that `point` is reached in this process."""
     import shutil
 
-    from lore.metrics import jsonl
+    from lore.metrics.sinks import jsonl
     from lore.training import checkpoint
 
     left = [number]
@@ -233,9 +233,9 @@ def main(die: str, arguments: list[str]) -> int:
     if die:
         point, _, number = die.partition(":")
         arm(point, int(number))
-    from lore.cli.train import main
+    from lore.cli import train
 
-    return main(arguments)
+    return train.main(arguments)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,8 @@ def test_only_two_modules_import_hydra() -> None:
 
 
 def test_one_room_reads_the_true_state_of_a_world() -> None:
-    readers = {m for m in MODULES if ".unwrapped" in (ROOT / m).read_text(encoding="utf-8")}
+    reads = re.compile(r"^[^#`]*\.unwrapped\b(?!`)", re.MULTILINE)
+    readers = {m for m in MODULES if reads.search((ROOT / m).read_text(encoding="utf-8"))}
     assert readers == {"envs/privileged/truth.py"}
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from lore.base.errors import BadInput
 from lore.cli import eval as eval_cli
+from lore.cli import guard
 from lore.cli import train as cli
 from lore.config.compose import load_stored
 from lore.config.options import Config
@@ -196,10 +197,10 @@ def test_an_interrupt_is_130_and_ends_a_sweep(
         return "interrupted"
 
     replace_train(monkeypatch, train)
-    assert cli.main(TINY) == cli.INTERRUPTED
-    assert cli.main(["-m", *TINY, "seed=1,2"]) == cli.INTERRUPTED
+    assert cli.main(TINY) == guard.INTERRUPTED
+    assert cli.main(["-m", *TINY, "seed=1,2"]) == guard.INTERRUPTED
     assert seeds == [0, 1]
-    assert cli.main([*TINY, "seed=5", "run.dir=r"]) == cli.INTERRUPTED
+    assert cli.main([*TINY, "seed=5", "run.dir=r"]) == guard.INTERRUPTED
     assert "resume=" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests import runs
 
+from lore.cli import guard
 from lore.cli import train as cli
 
 KILLED = -signal.SIGKILL
@@ -70,7 +71,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_rest_is_exact(whole: Path, tmp_p
     wait_for(child, folder, size=2000)
     child.send_signal(signal.SIGINT)
     output, _ = child.communicate(timeout=300)
-    assert child.returncode == cli.INTERRUPTED, output
+    assert child.returncode == guard.INTERRUPTED, output
     assert "lore-train resume=" in output.splitlines()[-1]
     assert str(folder) in output.splitlines()[-1]
     summary = runs.summary(folder)

@@ -1,6 +1,3 @@
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 from tests.envs.solver import Solver
@@ -18,16 +15,6 @@ _SHAPED = """
     MiniGrid-ObstructedMaze-1Dlh-v0 BabyAI-UnlockPickup-v0 BabyAI-BlockedUnlockPickup-v0
 """
 SHAPED = tuple(_SHAPED.split())
-
-
-def test_only_one_file_reads_unwrapped():
-    folder = Path(lore.envs.__file__).parent
-    readers = [
-        p.name
-        for p in folder.glob("*.py")
-        if re.search(r"^[^#`]*\.unwrapped\b(?!`)", p.read_text(), re.MULTILINE)
-    ]
-    assert readers == ["privileged.py"]
 
 
 def test_doorkey5_has_48_layouts():
