@@ -7,7 +7,7 @@ from tests.dreamer.test_scan import random_case, run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lore.base.types import Batch, Latent
-from lore.config.options import Agent
+from lore.config.options import AgentOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.nn.cpu.native import torch_only
 
@@ -51,7 +51,7 @@ def test_the_scan_on_a_card_is_the_scan_on_the_cpu():
 @cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_agent_on_a_card_learns_and_the_host_does_not_wait(dtype):
-    agent = DreamerV3Agent(SPEC, ACTIONS, Agent(), TINY, device="cuda", dtype=dtype)
+    agent = DreamerV3Agent(SPEC, ACTIONS, AgentOptions(), TINY, device="cuda", dtype=dtype)
     batch = each(make_batch(), lambda x: x.cuda())
     first, _ = agent.update(batch)
     torch.cuda.set_sync_debug_mode("error")

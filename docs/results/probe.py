@@ -19,7 +19,7 @@ from lore.envs.make import make_env
 from lore.llm.plans.language import parse
 from lore.llm.providers import Request
 from lore.llm.providers.local import BUNDLED, candidates
-from lore.config.options import LLM, Env
+from lore.config.options import EnvOptions, LLMOptions
 from lore.studies.probe import ProbeOptions, probe_adviser
 from lore.studies.probe_report import figure, interval
 from lore.studies.labelled_situations import action_hit, collect, first_shares, subgoal_of
@@ -29,10 +29,10 @@ SITUATIONS, SETS = 32, 5
 TASKS = {"doorkey8": "MiniGrid-DoorKey-8x8-v0", "babyai_unlockpickup": "BabyAI-UnlockPickup-v0"}
 CONTROLS = ("oracle", "shuffled", "uniform", "adversarial", "none")
 ADVISERS: dict[str, Any] = {
-    **{f"scripted-{c}": LLM("scripted", competence=c) for c in (1.0, 0.8, 0.5, 0.0)},
+    **{f"scripted-{c}": LLMOptions("scripted", competence=c) for c in (1.0, 0.8, 0.5, 0.0)},
     **{name: SimpleNamespace(provider=name) for name in CONTROLS},
-    "local-plan": LLM("local", model=BUNDLED, timeout_s=60.0, scoring="plan"),
-    "local-action": LLM("local", model=BUNDLED, timeout_s=60.0, scoring="action"),
+    "local-plan": LLMOptions("local", model=BUNDLED, timeout_s=60.0, scoring="plan"),
+    "local-action": LLMOptions("local", model=BUNDLED, timeout_s=60.0, scoring="action"),
 }
 
 
@@ -44,14 +44,14 @@ def ask(labels: list[str]) -> None:
             sets = SETS if label.startswith("local") else 1  # the others read no words, so no examples
             out = HERE / task / label
             chosen = ProbeOptions(situations=SITUATIONS, example_sets=sets, out=str(out))
-            probe_adviser(chosen, Env(id=env_id), options)
+            probe_adviser(chosen, EnvOptions(id=env_id), options)
             (out / "situations.jsonl").replace(HERE / task / "situations.jsonl")  # the same for all
             (out / "probe.png").unlink()
 
 
 def menu(env_id: str) -> None:
     """How right the plans are that `local` chooses from, whoever chooses."""
-    found = collect(make_env(Env(id=env_id), "symbolic", remember=True), SITUATIONS, 0, "probe/situations")
+    found = collect(make_env(EnvOptions(id=env_id), "symbolic", remember=True), SITUATIONS, 0, "probe/situations")
     hits: dict[str, list[tuple[float, float]]] = {}
     for s in found:
         request = Request("", "", s.state, "", "", tuple(s.env.action_names), 1)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lore.base.types import Batch, Latent, ObsSpec
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.agent import DreamerV3Agent
 
-TINY = Size(deter=64, hidden=16, classes=4, units=16, depth=2, stoch=8, blocks=4)
+TINY = SizeOptions(deter=64, hidden=16, classes=4, units=16, depth=2, stoch=8, blocks=4)
 ACTIONS = 5
 SPEC = {"cell": ObsSpec((2, 3), classes=4), "vector": ObsSpec((6,), dtype="float32")}
 
@@ -19,7 +19,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def make_agent(seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> DreamerV3Agent:
-    return DreamerV3Agent(SPEC, ACTIONS, Agent(**options), TINY, seed, dtype=dtype)
+    return DreamerV3Agent(SPEC, ACTIONS, AgentOptions(**options), TINY, seed, dtype=dtype)
 
 
 def shake(params, seed: int = 0, size: float = 0.2) -> None:
@@ -133,7 +133,7 @@ def core(w: dict[str, Tensor], deter: Tensor, stoch: Tensor, action: Tensor, blo
     return torch.cat(out, -1)
 
 
-def probs(logits: Tensor, size: Size = TINY, mix: float = 0.01) -> Tensor:
+def probs(logits: Tensor, size: SizeOptions = TINY, mix: float = 0.01) -> Tensor:
     logits = logits.unflatten(-1, (size.stoch, size.classes))
     return (1 - mix) * torch.softmax(logits, -1) + mix / size.classes
 

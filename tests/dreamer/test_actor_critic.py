@@ -8,7 +8,7 @@ import torch
 from tests.dreamer import samples as ref
 from tests.dreamer.samples import ACTIONS, TINY, make_batch, rng, shake
 
-from lore.config.options import Agent
+from lore.config.options import AgentOptions
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.rssm import Imagined
 
@@ -17,7 +17,7 @@ H, N, BINS = 4, 6, 41
 
 
 def make(shaken=True, dtype=torch.float32, **options):
-    made = ActorCritic(FEATURES, ACTIONS, Agent(bins=BINS, **options), TINY, 0, dtype)
+    made = ActorCritic(FEATURES, ACTIONS, AgentOptions(bins=BINS, **options), TINY, 0, dtype)
     if shaken:
         shake([*made.actor.parameters(), *made.critic.parameters()], size=0.3)
         shake(made.slow.masters, seed=1, size=0.3)

@@ -8,7 +8,7 @@ import torch
 from tests.dreamer.samples import ACTIONS, SPEC, TINY, make_agent, make_batch, rng, shaken_agent
 
 from lore.base.types import Batch, Carry, ObsSpec
-from lore.config.options import Agent
+from lore.config.options import AgentOptions
 from lore.dreamer.agent import DreamerV3Agent
 
 BOTH = {"critic_ensemble": 3, "disagreement_ensemble": 2}
@@ -147,7 +147,7 @@ def test_switching_ensembles_on_leaves_everything_else_bit_identical(switched, d
 
 
 def test_a_loss_without_a_scale_is_a_key_error():
-    scales = Agent().scales
+    scales = AgentOptions().scales
     del scales["replay_critic"]
     agent = make_agent(scales=scales)
     with pytest.raises(KeyError, match="replay_critic"):
@@ -354,7 +354,7 @@ def test_the_actor_learns_which_action_pays():
 
 def test_image_observations_train():
     spec = {"image": ObsSpec((64, 64, 3))}
-    agent = DreamerV3Agent(spec, ACTIONS, Agent(lr=3e-3, warmup=0), TINY)
+    agent = DreamerV3Agent(spec, ACTIONS, AgentOptions(lr=3e-3, warmup=0), TINY)
     batch = make_batch(2, 3, spec=spec)
     batch.obs["image"][:, :, :32] = 255  # an upper half to learn
     batch.obs["image"][:, :, 32:] = 0

@@ -9,7 +9,7 @@ import yaml
 import lore.dreamer.ensembles
 import lore.nn.layers
 from lore.base.types import ObsSpec
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.world_model import WorldModel
 
@@ -28,7 +28,7 @@ PUBLISHED = {  # name -> deter, hidden, classes, units, depth, from the official
 
 
 def size(name):
-    return Size(**yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+    return SizeOptions(**yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
 
 
 def linear(i, o):
@@ -86,8 +86,8 @@ def count(spec, size, monkeypatch):
     """Trained weights of an agent built without memory."""
     monkeypatch.setattr(lore.nn.layers, "trunc_normal", lambda shape, *_: torch.empty(*shape, device="meta"))
     with torch.device("meta"):
-        world = WorldModel(spec, 7, Agent(), size, 0)
-        behaviour = ActorCritic(world.rssm.features, 7, Agent(), size, 0, torch.float32, "meta")
+        world = WorldModel(spec, 7, AgentOptions(), size, 0)
+        behaviour = ActorCritic(world.rssm.features, 7, AgentOptions(), size, 0, torch.float32, "meta")
     return sum(p.numel() for module in (world, behaviour) for p in module.parameters())
 
 
@@ -117,13 +117,13 @@ def test_size_files_hold_the_published_widths(name):
 
 
 def test_default_size_is_size1m():
-    assert Size() == size("1m")
+    assert SizeOptions() == size("1m")
 
 
 def test_the_optimiser_holds_every_weight_once_and_no_slow_critic():
     from lore.dreamer.agent import DreamerV3Agent
 
-    agent = DreamerV3Agent(RAW147, 7, Agent(), Size())
+    agent = DreamerV3Agent(RAW147, 7, AgentOptions(), SizeOptions())
     assert agent.optimizer.master.numel() == 656_473
     slow = {id(p) for p in agent.actor_critic.slow.module.parameters()}
     assert not slow & {id(p) for p in agent.optimizer.params}

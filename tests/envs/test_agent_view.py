@@ -10,7 +10,7 @@ import pytest
 from minigrid.core.world_object import Ball, Lava
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import make_env, missions
 from lore.envs.agent_view import agent_view, use_fast_view
 
@@ -31,7 +31,7 @@ def test_same_as_plain_gymnasium(env_id, mode):
     plain = gym.make(env_id)
     if mode == "rgb64":
         plain = RGBImgPartialObsWrapper(plain, tile_size=9)
-    ours = make_env(Env(id=env_id), mode)
+    ours = make_env(EnvOptions(id=env_id), mode)
     rng = np.random.default_rng(0)
     for seed in (0, 1, 123456789, 2**32 - 1):
         want, _ = plain.reset(seed=seed)
@@ -95,7 +95,7 @@ def test_a_class_with_its_own_view_keeps_it():
 )
 @pytest.mark.parametrize("mode", ["symbolic", "raw147", "rgb64"])
 def test_what_the_agent_cannot_see_does_not_matter(env_id, mode):
-    env = make_env(Env(id=env_id), mode)
+    env = make_env(EnvOptions(id=env_id), mode)
     rng = np.random.default_rng(0)
     obs, _ = env.reset(seed=4)
     world, changed = env.unwrapped, 0

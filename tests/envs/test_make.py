@@ -7,7 +7,7 @@ from minigrid.utils.baby_ai_bot import BabyAIBot
 from tests.envs.solver import Solver
 
 import lore.envs
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import MODES, make_env, make_vec
 from lore.envs.actions import USEFUL
 
@@ -24,7 +24,7 @@ def load(name):
 
     values = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     assert set(values) == {"id", "actions", "shaping", "max_steps"}
-    return Env(**values)
+    return EnvOptions(**values)
 
 
 def test_the_configs_are_the_documented_ones():
@@ -54,19 +54,19 @@ def test_every_config_makes_and_steps_and_fits_its_spec(name, mode, actions):
 
 
 def test_specs():
-    spec = make_env(Env(), "symbolic").obs_spec
+    spec = make_env(EnvOptions(), "symbolic").obs_spec
     assert {k: (s.shape, s.classes, s.dtype) for k, s in spec.items()} == {
         "object": ((7, 7), 11, "uint8"),
         "color": ((7, 7), 6, "uint8"),
         "state": ((7, 7), 3, "uint8"),
         "direction": ((), 4, "uint8"),
     }
-    assert make_env(Env(), "rgb64").obs_spec["image"].is_image
-    assert list(make_env(Env(id="BabyAI-UnlockPickup-v0"), "raw147").obs_spec) == ["image"]
+    assert make_env(EnvOptions(), "rgb64").obs_spec["image"].is_image
+    assert list(make_env(EnvOptions(id="BabyAI-UnlockPickup-v0"), "raw147").obs_spec) == ["image"]
     for mode in ("symbolic", "rgb64"):
-        assert make_env(Env(id="BabyAI-UnlockPickup-v0"), mode).obs_spec["mission"].shape == (5,)
-        assert "mission" not in make_env(Env(id="BabyAI-BlockedUnlockPickup-v0"), mode).obs_spec
-    assert make_env(Env(actions="useful"), "raw147").action_names == [
+        assert make_env(EnvOptions(id="BabyAI-UnlockPickup-v0"), mode).obs_spec["mission"].shape == (5,)
+        assert "mission" not in make_env(EnvOptions(id="BabyAI-BlockedUnlockPickup-v0"), mode).obs_spec
+    assert make_env(EnvOptions(actions="useful"), "raw147").action_names == [
         "left",
         "right",
         "forward",
@@ -78,17 +78,17 @@ def test_specs():
 @pytest.mark.parametrize(
     ("options", "key", "hint"),
     [
-        (Env(id="MiniGrid-DoorKey-5x5"), "env.id", "MiniGrid-DoorKey-5x5-v0"),
-        (Env(id="doorkey5"), "env.id", "MiniGrid-"),
-        (Env(id="CartPole-v1"), "env.id", "not a MiniGrid"),
-        (Env(id="MiniGrid-WFC-MazeSimple-v0"), "env.id", "SimpleMaze.png"),
-        (Env(id="MiniGrid-MultiRoom-N4-S5-v7"), "env.id", "MiniGrid-MultiRoom-N4-S5-v1"),
-        (Env(actions="some"), "env.actions", "all or useful"),
-        (Env(id="BabyAI-BossLevel-v0", actions="useful"), "env.actions", "env.actions=all"),
-        (Env(id="MiniGrid-GoToDoor-5x5-v0", actions="useful"), "env.actions", "env.actions=all"),
-        (Env(max_steps=0), "env.max_steps", "at least 1"),
-        (Env(id="MiniGrid-RedBlueDoors-6x6-v0", shaping=1.0), "env.shaping", "env.shaping=0"),
-        (Env(id="BabyAI-BossLevel-v0", shaping=1.0), "env.shaping", "env.shaping=0"),
+        (EnvOptions(id="MiniGrid-DoorKey-5x5"), "env.id", "MiniGrid-DoorKey-5x5-v0"),
+        (EnvOptions(id="doorkey5"), "env.id", "MiniGrid-"),
+        (EnvOptions(id="CartPole-v1"), "env.id", "not a MiniGrid"),
+        (EnvOptions(id="MiniGrid-WFC-MazeSimple-v0"), "env.id", "SimpleMaze.png"),
+        (EnvOptions(id="MiniGrid-MultiRoom-N4-S5-v7"), "env.id", "MiniGrid-MultiRoom-N4-S5-v1"),
+        (EnvOptions(actions="some"), "env.actions", "all or useful"),
+        (EnvOptions(id="BabyAI-BossLevel-v0", actions="useful"), "env.actions", "env.actions=all"),
+        (EnvOptions(id="MiniGrid-GoToDoor-5x5-v0", actions="useful"), "env.actions", "env.actions=all"),
+        (EnvOptions(max_steps=0), "env.max_steps", "at least 1"),
+        (EnvOptions(id="MiniGrid-RedBlueDoors-6x6-v0", shaping=1.0), "env.shaping", "env.shaping=0"),
+        (EnvOptions(id="BabyAI-BossLevel-v0", shaping=1.0), "env.shaping", "env.shaping=0"),
     ],
 )
 def test_bad_input_is_one_line_with_its_key(options, key, hint):
@@ -100,11 +100,11 @@ def test_bad_input_is_one_line_with_its_key(options, key, hint):
 
 def test_unknown_mode():
     with pytest.raises(ValueError, match=r"^obs: .*rgb64"):
-        make_env(Env(), "rgb128")
+        make_env(EnvOptions(), "rgb128")
 
 
 def test_action_outside_the_table():
-    env = make_env(Env(actions="useful"), "symbolic")
+    env = make_env(EnvOptions(actions="useful"), "symbolic")
     env.reset(seed=0)
     for action in (-1, 5):
         with pytest.raises(IndexError):
@@ -112,14 +112,14 @@ def test_action_outside_the_table():
 
 
 def test_time_out_is_not_terminal_and_max_steps_rules():
-    vec = make_vec(Env(max_steps=4), "symbolic", 1, 0, split="train")
+    vec = make_vec(EnvOptions(max_steps=4), "symbolic", 1, 0, split="train")
     rows = [vec.reset()] + [vec.step(np.zeros(1, np.int64)) for _ in range(5)]
     assert [bool(r["is_last"][0]) for r in rows] == [False] * 4 + [True, False]
     assert not any(r["is_terminal"][0] for r in rows)
     assert rows[5]["is_first"][0]
     (episode,) = vec.pop_episodes()
     assert episode.length == 4 and episode.return_ == 0 and not episode.success
-    lava = make_vec(Env(id="MiniGrid-LavaGapS5-v0"), "symbolic", 1, 0, split="train")
+    lava = make_vec(EnvOptions(id="MiniGrid-LavaGapS5-v0"), "symbolic", 1, 0, split="train")
     lava.reset()
     rng = np.random.default_rng(0)
     while not lava.finished:
@@ -129,7 +129,7 @@ def test_time_out_is_not_terminal_and_max_steps_rules():
 
 def play(env_id, seed):
     """Solve one episode with the useful actions only -> the names of those used."""
-    env = make_env(Env(id=env_id, actions="useful"), "symbolic")
+    env = make_env(EnvOptions(id=env_id, actions="useful"), "symbolic")
     env.reset(seed=seed)
     earned = []
 
@@ -155,7 +155,7 @@ def play(env_id, seed):
 
 @pytest.mark.parametrize("env_id", USEFUL)
 def test_useful_actions_suffice_and_none_is_idle(env_id):
-    env = make_env(Env(id=env_id, actions="useful"), "symbolic")
+    env = make_env(EnvOptions(id=env_id, actions="useful"), "symbolic")
     used = set()
     for seed in range(6):
         used |= play(env_id, seed)
@@ -170,7 +170,7 @@ def test_useful_ids_are_registered():
 @pytest.mark.slow
 def test_random_success_on_doorkey5_is_as_measured():
     """8.8 % in earlier measurements; with 4000 episodes the interval's half-width is 0.9 %."""
-    vec = make_vec(Env(), "raw147", 8, 0, split="train")
+    vec = make_vec(EnvOptions(), "raw147", 8, 0, split="train")
     vec.reset()
     rng = np.random.default_rng(0)
     while len(vec.finished) < 4000:

@@ -14,7 +14,7 @@ from tests.envs.solver import Solver
 from tests.envs.test_make import NAMES, load
 
 from lore.base.types import Thing
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import MODES, MiniGridAdapter, make_env, make_vec
 from lore.envs.remembered_map import MapMemory
 
@@ -100,7 +100,7 @@ def test_random_play_in_every_task_is_remembered_as_it_was(part):
         if env_id in MOVING:
             continue
         with contextlib.redirect_stdout(io.StringIO()):
-            env = make_env(Env(id=env_id), "symbolic", remember=True)
+            env = make_env(EnvOptions(id=env_id), "symbolic", remember=True)
         for seed in (0, 1):
             witness = None
 
@@ -156,7 +156,7 @@ def test_views_of_other_sizes(env_id, size):
 
 def obstacles(env_id, episodes):
     """(position is right, forward was blocked by what stepped in) at each step among moving balls."""
-    env = make_env(Env(id=env_id), "symbolic", remember=True)
+    env = make_env(EnvOptions(id=env_id), "symbolic", remember=True)
     world, rng = env.unwrapped, np.random.default_rng(0)
     for seed in range(episodes):
         env.reset(seed=seed)
@@ -211,28 +211,28 @@ def test_every_mode_and_table_of_actions_gives_the_same_states(env_id):
                     break
         return seen
 
-    first, *others = [states(Env(id=env_id), mode) for mode in MODES]
+    first, *others = [states(EnvOptions(id=env_id), mode) for mode in MODES]
     assert len(first) > 10 and all(other == first for other in others)
     if "DoorKey" in env_id:
-        assert states(Env(id=env_id, actions="useful", shaping=0.5), "symbolic") == first
+        assert states(EnvOptions(id=env_id, actions="useful", shaping=0.5), "symbolic") == first
 
 
 def test_what_a_task_begins_with_in_hand_is_known_at_once():
-    env = make_env(Env(id="BabyAI-PutNextS5N2Carrying-v0"), "symbolic", remember=True)
+    env = make_env(EnvOptions(id="BabyAI-PutNextS5N2Carrying-v0"), "symbolic", remember=True)
     quiet_reset(env, 0)
     Witness(env).check()
     assert env.state.carrying is not None and env.state.step == 0
 
 
 def test_states_are_snapshots():
-    env, kept = make_env(Env(id="MiniGrid-KeyCorridorS3R3-v0"), "symbolic", remember=True), []
+    env, kept = make_env(EnvOptions(id="MiniGrid-KeyCorridorS3R3-v0"), "symbolic", remember=True), []
     wander(env, 5, 120, lambda: kept.append((env.state, asdict(env.state))))
     assert all(asdict(state) == copy for state, copy in kept)
     assert len({frozenset(state.cells.items()) for state, _ in kept}) > 5
 
 
 def test_states_side_by_side_and_a_new_episode():
-    vec = make_vec(Env(max_steps=5), "raw147", 2, 0, split="train", remember=True)
+    vec = make_vec(EnvOptions(max_steps=5), "raw147", 2, 0, split="train", remember=True)
     vec.reset()
     for t in range(6):
         states = vec.states()
@@ -243,9 +243,9 @@ def test_states_side_by_side_and_a_new_episode():
 
 
 OPTIONS = [
-    Env(id="MiniGrid-KeyCorridorS3R3-v0"),
-    Env(id="MiniGrid-Dynamic-Obstacles-16x16-v0"),
-    Env(id="BabyAI-UnlockPickup-v0", max_steps=30, shaping=0.3, actions="useful"),
+    EnvOptions(id="MiniGrid-KeyCorridorS3R3-v0"),
+    EnvOptions(id="MiniGrid-Dynamic-Obstacles-16x16-v0"),
+    EnvOptions(id="BabyAI-UnlockPickup-v0", max_steps=30, shaping=0.3, actions="useful"),
 ]
 
 
@@ -274,11 +274,11 @@ def test_resumed_states_are_those_of_the_stored_moment(options):
 
 
 def test_no_state_without_memory_or_before_the_first_reset():
-    vec = make_vec(Env(), "symbolic", 1, 0, split="train")
+    vec = make_vec(EnvOptions(), "symbolic", 1, 0, split="train")
     vec.reset()
     with pytest.raises(RuntimeError, match="remember"):
         vec.states()
     with pytest.raises(RuntimeError, match="remember"):
-        _ = make_env(Env(), "symbolic", remember=True).state
+        _ = make_env(EnvOptions(), "symbolic", remember=True).state
     with pytest.raises(RuntimeError, match="reset"):
         MapMemory(9).step("left", np.zeros((7, 7, 3), np.uint8), 0)

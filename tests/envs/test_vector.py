@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.counting import CountingEnv
 
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import VectorEnv, episode_seed, make_vec
 
 
@@ -116,13 +116,13 @@ def test_evaluation_set_does_not_depend_on_run_seed_or_num_envs():
 
 
 STATES = [
-    Env(id="MiniGrid-DoorKey-5x5-v0", max_steps=17),
-    Env(id="MiniGrid-DoorKey-5x5-v0", shaping=0.5, actions="useful"),
-    Env(id="MiniGrid-ObstructedMaze-1Dlh-v0"),
-    Env(id="MiniGrid-Dynamic-Obstacles-Random-5x5-v0"),
-    Env(id="MiniGrid-Dynamic-Obstacles-6x6-v0", shaping=1.0),
-    Env(id="BabyAI-UnlockPickup-v0"),
-    Env(id="BabyAI-UnlockPickup-v0", shaping=0.3, max_steps=11),
+    EnvOptions(id="MiniGrid-DoorKey-5x5-v0", max_steps=17),
+    EnvOptions(id="MiniGrid-DoorKey-5x5-v0", shaping=0.5, actions="useful"),
+    EnvOptions(id="MiniGrid-ObstructedMaze-1Dlh-v0"),
+    EnvOptions(id="MiniGrid-Dynamic-Obstacles-Random-5x5-v0"),
+    EnvOptions(id="MiniGrid-Dynamic-Obstacles-6x6-v0", shaping=1.0),
+    EnvOptions(id="BabyAI-UnlockPickup-v0"),
+    EnvOptions(id="BabyAI-UnlockPickup-v0", shaping=0.3, max_steps=11),
 ]
 
 
@@ -171,26 +171,28 @@ def test_resume_at_every_moment_of_an_episode():
 def test_state_is_plain_and_survives_json():
     import json
 
-    vec = make_vec(Env(), "symbolic", 2, 0, split="train")
+    vec = make_vec(EnvOptions(), "symbolic", 2, 0, split="train")
     roll(vec, 400)
     state = json.loads(json.dumps(vec.state_dict()))
     assert state["finished"]
-    other = make_vec(Env(), "symbolic", 2, 0, split="train")
+    other = make_vec(EnvOptions(), "symbolic", 2, 0, split="train")
     other.load_state_dict(state)
     assert other.finished == vec.finished
 
 
 def test_a_state_that_does_not_fit_is_refused():
-    vec = make_vec(Env(), "symbolic", 2, 0, split="train")
+    vec = make_vec(EnvOptions(), "symbolic", 2, 0, split="train")
     roll(vec, 20)
     state = vec.state_dict()
     with pytest.raises(ValueError, match="repeating"):
-        make_vec(Env(id="MiniGrid-DoorKey-6x6-v0"), "symbolic", 2, 0, split="train").load_state_dict(state)
+        make_vec(EnvOptions(id="MiniGrid-DoorKey-6x6-v0"), "symbolic", 2, 0, split="train").load_state_dict(
+            state
+        )
     with pytest.raises(ValueError, match="repeating"):
-        make_vec(Env(max_steps=5), "symbolic", 2, 0, split="train").load_state_dict(state)
+        make_vec(EnvOptions(max_steps=5), "symbolic", 2, 0, split="train").load_state_dict(state)
     with pytest.raises(ValueError, match="seed"):
-        make_vec(Env(), "symbolic", 2, 1, split="train").load_state_dict(state)
+        make_vec(EnvOptions(), "symbolic", 2, 1, split="train").load_state_dict(state)
     with pytest.raises(ValueError, match="num_envs"):
-        make_vec(Env(), "symbolic", 3, 0, split="train").load_state_dict(state)
+        make_vec(EnvOptions(), "symbolic", 3, 0, split="train").load_state_dict(state)
     with pytest.raises(ValueError, match="split"):
-        make_vec(Env(), "symbolic", 2, 0, split="eval").load_state_dict(state)
+        make_vec(EnvOptions(), "symbolic", 2, 0, split="eval").load_state_dict(state)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lore.base.errors import BadInput
 from lore.base.types import Prior
-from lore.config.options import KL, Gate
+from lore.config.options import GateOptions, KLOptions
 from lore.gate import GATES, FixedGate, FollowGate, UncertaintyGate, build_gate
 from lore.gate.gates import FLOORS
 
@@ -19,7 +19,7 @@ NORMS = {"value_var": torch.tensor(0.5), "disagreement": torch.tensor(0.02)}
 
 
 def gate(**options) -> UncertaintyGate:
-    made = UncertaintyGate(Gate(**options))
+    made = UncertaintyGate(GateOptions(**options))
     made.norms = dict(NORMS)
     return made
 
@@ -80,20 +80,20 @@ def test_every_number_can_be_assigned_on_a_live_gate() -> None:
 
 
 def test_norms_are_means_of_the_first_updates_and_then_frozen() -> None:
-    made = UncertaintyGate(Gate(norm_updates=3))
+    made = UncertaintyGate(GateOptions(norm_updates=3))
     logits = torch.zeros(2, A)
     values = [0.1, 0.2, 0.6, 50.0, 0.0]
     for value in values:
         assert made.calibrating == (value in values[:3])
         made.calibrate(logits, {"value_var": torch.tensor([value, 3 * value])})
     assert made.norms["value_var"].item() == pytest.approx(2 * sum(values[:3]) / 3)
-    other = UncertaintyGate(Gate(norm_updates=3))
+    other = UncertaintyGate(GateOptions(norm_updates=3))
     other.load_state_dict(made.state_dict())
     assert other.norms == made.norms and not other.calibrating
 
 
 def test_a_term_is_1_without_a_norm_and_never_beyond_its_clip() -> None:
-    made = UncertaintyGate(Gate())
+    made = UncertaintyGate(GateOptions())
     logits = torch.zeros(4, A)
     odd = torch.tensor([0.0, 1.0, math.inf, math.nan])
     doubt = {"value_var": odd, "disagreement": odd}
@@ -129,7 +129,7 @@ def test_mixing_reports_the_beta_that_acted() -> None:
     mixed = gate().mix(logits, prior, torch.full((30,), 0.3))
     assert mixed.beta.tolist() == pytest.approx([0.0, 0.3] * 15)
     assert torch.equal(mixed.logits[::2], logits[::2])
-    projected = gate(kl=KL(mode="project", delta_target=0.01)).mix(logits, prior, mixed.beta)
+    projected = gate(kl=KLOptions(mode="project", delta_target=0.01)).mix(logits, prior, mixed.beta)
     assert (projected.beta <= mixed.beta).all() and (projected.beta < mixed.beta).any()
 
 
@@ -137,9 +137,9 @@ def test_a_fixed_gate_is_the_same_everywhere_and_a_following_one_ends() -> None:
     logits, doubt = states(6)
     off = torch.zeros(6, dtype=torch.bool)
     for step in (0, 10**6):
-        opening = FixedGate(Gate(beta=0.7)).open(logits, doubt, off, step)
+        opening = FixedGate(GateOptions(beta=0.7)).open(logits, doubt, off, step)
         assert opening.beta.tolist() == pytest.approx([0.7] * 6) and opening.latched.all()
-    follow, prior = FollowGate(Gate(follow_steps=10)), advice(6)
+    follow, prior = FollowGate(GateOptions(follow_steps=10)), advice(6)
     mixed = follow.mix(logits, prior, follow.open(logits, doubt, off, 9).beta)
     assert torch.equal(mixed.logits, prior.logits)
     opening = follow.open(logits, doubt, off, 10)
@@ -148,12 +148,12 @@ def test_a_fixed_gate_is_the_same_everywhere_and_a_following_one_ends() -> None:
 
 
 def test_a_gate_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build_gate(Gate(name="none")) is None
-    assert type(build_gate(Gate(name="lore"))) is UncertaintyGate
+    assert build_gate(GateOptions(name="none")) is None
+    assert type(build_gate(GateOptions(name="lore"))) is UncertaintyGate
     monkeypatch.setitem(GATES, "mine", "tests.gate.test_gates:Mine")
-    assert type(build_gate(Gate(name="mine"))).__name__ == "Mine"
+    assert type(build_gate(GateOptions(name="mine"))).__name__ == "Mine"
     with pytest.raises(BadInput) as refused:
-        build_gate(Gate(name="yours"))
+        build_gate(GateOptions(name="yours"))
     assert str(refused.value) == "gate.name: unknown gate 'yours'; use one of fixed, follow, lore, mine"
 
 

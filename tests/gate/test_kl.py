@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lore.config.options import KL
+from lore.config.options import KLOptions
 from lore.gate import KLControl, divergence, mix
 
 A, DELTA = 7, 0.1
@@ -13,7 +13,7 @@ ONE = torch.tensor(1)
 
 
 def control(**options) -> KLControl:
-    return KLControl(KL(**options))
+    return KLControl(KLOptions(**options))
 
 
 def test_the_multiplier_rises_falls_and_clips() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lore.base.types import GridState
-from lore.config.options import LLM, Env
+from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.make import make_env
 from lore.envs.privileged.oracle import optimal_actions
@@ -123,7 +123,7 @@ class Follower:
 
 def follow(env_id: str, provider: Provider, episodes: int, actions: str = "all") -> Played:
     """The first held-out episodes of a task, which are the same in every run."""
-    follower = Follower(make_env(Env(id=env_id, actions=actions), "symbolic", remember=True), provider)
+    follower = Follower(make_env(EnvOptions(id=env_id, actions=actions), "symbolic", remember=True), provider)
     for i in range(episodes):
         follower.episode(episode_seed("eval", 0, 1, 0, i))
     return follower.played
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--why", action="store_true", help="say why plans ended")
     args = parser.parse_args()
     provider = build_provider(
-        LLM(args.provider, competence=args.competence, failure=args.failure, seed=args.seed)
+        LLMOptions(args.provider, competence=args.competence, failure=args.failure, seed=args.seed)
     )
     for env_id in args.ids:
         played = follow(env_id, provider, args.episodes, args.actions)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lore.base.types import SOURCES
-from lore.config.options import PriorNet as PriorNetOptions
+from lore.config.options import PriorNetOptions
 from lore.llm.prior_net import PriorNet
 from lore.nn.ensemble import bootstrap_mask
 

@@ -17,7 +17,7 @@ from minigrid.core.world_object import Ball, Box, Door, Key, Lava, Wall
 from tests.envs.test_make import NAMES, load
 
 from lore.base.types import GridState, Thing
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import make_env
 from lore.envs.remembered_map import MapMemory
 from lore.llm.answer import parse_answer
@@ -318,7 +318,7 @@ def test_the_instructions_are_short_and_say_nothing_of_the_state():
 def test_the_example_plans_solve_what_they_are_given_for(env_id, example):
     plan, solved = list(EXAMPLES.values())[example], 0
     for seed in range(8):
-        env, runner = make_env(Env(id=env_id), "symbolic", remember=True), Executor()
+        env, runner = make_env(EnvOptions(id=env_id), "symbolic", remember=True), Executor()
         env.reset(seed=seed)
         runner.start(parse(plan), tuple(env.action_names))
         reward = 0.0

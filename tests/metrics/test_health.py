@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lore.config.options import KL, Config, Gate, Health
-from lore.metrics.health import RULES, HealthMonitor, Limits, monitor
+from lore.config.options import Config, GateOptions, HealthOptions, KLOptions
+from lore.metrics.health import RULES, HealthMonitor, Thresholds, monitor
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 HEALTHY = {
@@ -44,7 +44,7 @@ ROWS = {"kl_above_target": 10}  # rows in a row before an alert
 
 
 def watch(**health: Any) -> HealthMonitor:
-    return HealthMonitor(Limits(Health(**health), delta_target=0.1))
+    return HealthMonitor(Thresholds(HealthOptions(**health), delta_target=0.1))
 
 
 def names(watcher: HealthMonitor, *rows: dict[str, Any]) -> list[list[str]]:
@@ -179,16 +179,16 @@ def test_resumed_in_any_row_it_gives_the_same_alerts() -> None:
         assert sum(second.counts.values()) == sum(map(len, whole))
 
 
-def limits(**gate: Any) -> Limits:
-    watcher = monitor(asdict(Config(gate=Gate(**gate), health=Health(grad_norm=5.0))))
+def limits(**gate: Any) -> Thresholds:
+    watcher = monitor(asdict(Config(gate=GateOptions(**gate), health=HealthOptions(grad_norm=5.0))))
     assert watcher is not None and watcher.limits.health.grad_norm == 5.0
     return watcher.limits
 
 
 def test_what_a_config_asks_for() -> None:
-    assert monitor(asdict(Config(health=Health(enabled=False)))) is None
-    assert limits(kl=KL(delta_target=0.2)).delta_target == 0.2 and limits().adaptive
-    free = limits(name="fixed", kl=KL(mode="none"))
+    assert monitor(asdict(Config(health=HealthOptions(enabled=False)))) is None
+    assert limits(kl=KLOptions(delta_target=0.2)).delta_target == 0.2 and limits().adaptive
+    free = limits(name="fixed", kl=KLOptions(mode="none"))
     assert free.delta_target is None and not free.adaptive
     row = {"uncertainty_gate/beta_saturation": 1.0, "uncertainty_gate/avg_kl": 3.0}
     assert not any(names(HealthMonitor(free), *[row] * 20))

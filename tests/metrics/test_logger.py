@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from lore.base.types import Episode
-from lore.config.options import Config, Env, Health, Logger, Run
+from lore.config.options import Config, EnvOptions, HealthOptions, LoggerOptions, RunOptions
 from lore.metrics.logger import RunLogger
 
 pytestmark = pytest.mark.usefixtures("no_wandb")
-CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
-OPTIONS = Logger(wandb="disabled", terminal="off")
+CFG = asdict(Config(env=EnvOptions(id="MiniGrid-Empty-5x5-v0"), run=RunOptions(steps=1000)))
+OPTIONS = LoggerOptions(wandb="disabled", terminal="off")
 WELL = {"health/alerts": 0}
 SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("nan")}
 
 
 def open_logger(path: Path, env_step0: int = 0, **health: Any) -> RunLogger:
-    return RunLogger(path, OPTIONS, {**CFG, "health": asdict(Health(**health))}, env_step0)
+    return RunLogger(path, OPTIONS, {**CFG, "health": asdict(HealthOptions(**health))}, env_step0)
 
 
 def rows(path: Path, name: str = "metrics.jsonl") -> list[dict]:
@@ -215,7 +215,10 @@ def test_summary(tmp_path: Path) -> None:
 def test_leaving_by_an_exception_closes(
     error: type[BaseException], status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(error), RunLogger(tmp_path, Logger(wandb="disabled", terminal="plain"), CFG) as logger:
+    with (
+        pytest.raises(error),
+        RunLogger(tmp_path, LoggerOptions(wandb="disabled", terminal="plain"), CFG) as logger,
+    ):
         logger.metrics(10, {})
         raise error
     assert f"{status.capitalize()} at step 10 of 1000" in capsys.readouterr().err

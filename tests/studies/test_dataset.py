@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lore.base.errors import BadInput
-from lore.config.options import LLM, Env
+from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.envs.vector import episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
@@ -58,7 +58,7 @@ class Fake:
 
 
 def doorkey(actions="all"):
-    return make_env(Env(id=TASK, actions=actions), "symbolic", remember=True)
+    return make_env(EnvOptions(id=TASK, actions=actions), "symbolic", remember=True)
 
 
 def exported(tmp_path, provider=None, **options):
@@ -242,7 +242,7 @@ def test_a_data_set_goes_from_export_to_replay(tmp_path):
     data = load(folder)
     assert list(data.answers) == list(data.prompts)  # in their order, whatever that of the answers was
 
-    provider = RecordedProvider(LLM("recorded", dataset=str(folder), share_plans=False))
+    provider = RecordedProvider(LLMOptions("recorded", dataset=str(folder), share_plans=False))
     prompt = next(iter(data.prompts.values()))
     actions = tuple(data.header.actions)
     env = doorkey()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lore.base.errors import BadInput
-from lore.config.options import LLM, Env
+from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import parse
@@ -59,7 +59,7 @@ def spy(monkeypatch):
 
 
 def situations_of(env_id, count=12, name="test", **more):
-    return collect(make_env(Env(id=env_id), "symbolic", remember=True), count, 0, name, **more)
+    return collect(make_env(EnvOptions(id=env_id), "symbolic", remember=True), count, 0, name, **more)
 
 
 @pytest.mark.parametrize("env_id", [DOORKEY, UNLOCK, ROOMS])
@@ -78,7 +78,7 @@ def test_labels_are_right(env_id):
 
 
 def test_a_situation_follows_from_its_seed_and_actions():
-    env = make_env(Env(id=UNLOCK), "symbolic", remember=True)
+    env = make_env(EnvOptions(id=UNLOCK), "symbolic", remember=True)
     for situation in situations_of(UNLOCK):
         env.reset(seed=situation.seed)
         for action in situation.actions:
@@ -99,7 +99,9 @@ def test_a_task_with_few_situations_says_so():
         situations_of("MiniGrid-Empty-5x5-v0", 1000)
     assert PATIENCE > 10
     with pytest.raises(BadInput) as error:
-        probe_adviser(ProbeOptions(situations=1000), Env(id="MiniGrid-Empty-5x5-v0"), LLM("scripted"))
+        probe_adviser(
+            ProbeOptions(situations=1000), EnvOptions(id="MiniGrid-Empty-5x5-v0"), LLMOptions("scripted")
+        )
     assert error.value.key == "situations"
 
 
@@ -151,7 +153,7 @@ def test_an_ask_without_advice_is_wrong_but_not_uncalibrated():
 def test_oracle_and_uniform_are_the_ends_of_the_scale(capsys):
     found = {}
     for name in ("oracle", "uniform", "none"):
-        found[name] = probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), Options(name))
+        found[name] = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options(name))
     line = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(line) == found["none"]
     action = {name: result["wordings"]["full"]["action"] for name, result in found.items()}
@@ -162,13 +164,15 @@ def test_oracle_and_uniform_are_the_ends_of_the_scale(capsys):
 
 
 def test_a_good_plan_scores_on_both_counts():
-    result = probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), LLM("scripted"))["wordings"]["full"]
+    result = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), LLMOptions("scripted"))["wordings"][
+        "full"
+    ]
     assert result["subgoal"]["accuracy"][0] >= 0.9 and result["action"]["accuracy"][0] >= 0.8
     assert result["executable"] == [1.0, 1.0, 1.0] and len(result["action"]["by_set"]) == 2
 
 
 def test_what_is_asked(spy):
-    probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), Options("spy"))
+    probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy"))
     systems = list(dict.fromkeys(request.system for request in spy.asked))
     assert len(spy.asked) == 40 and len(systems) == 4
     names = spy.asked[0].actions
@@ -176,26 +180,28 @@ def test_what_is_asked(spy):
     assert len(systems[2]) < len(systems[0]) / 2
     assert all(request.privileged is None for request in spy.asked)
     assert not {r.prompt for r in spy.asked[:20]} & {r.prompt for r in spy.asked[20:]}
-    probe_adviser(ProbeOptions(situations=3, examples=0), Env(id=DOORKEY), Options("spy", privileged=True))
+    probe_adviser(
+        ProbeOptions(situations=3, examples=0), EnvOptions(id=DOORKEY), Options("spy", privileged=True)
+    )
     assert len(spy.asked) == 6 and spy.asked[0].system == SYSTEM(names)
     assert set(spy.asked[0].privileged()) <= set(names)
 
 
 def test_costs_and_failures_are_counted(spy):
-    result = probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), Options("spy"))
+    result = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy"))
     assert (result["calls"], result["input_tokens"], result["cached_tokens"]) == (40, 4000, 2000)
     assert result["cost_usd"] == pytest.approx(0.2) and result["latency_s"] == {"median": 0.25, "p95": 0.25}
-    failed = probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), Options("spy", fails=True))
+    failed = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy", fails=True))
     assert failed["wordings"]["full"]["failures"] == {"rate_limited": 20}
     assert failed["wordings"]["full"]["action"]["accuracy"][0] == 0
 
 
 def test_a_paid_adviser_needs_a_limit_and_keeps_it(spy):
     with pytest.raises(BadInput, match="say how much") as error:
-        probe_adviser(ProbeOptions(**FEW), Env(id=DOORKEY), Options("spy", paid=True))
+        probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy", paid=True))
     assert error.value.key == "budget_usd" and not spy.asked
     limited = ProbeOptions(**FEW, budget_usd=0.0351)
-    result = probe_adviser(limited, Env(id=DOORKEY), Options("spy", paid=True))
+    result = probe_adviser(limited, EnvOptions(id=DOORKEY), Options("spy", paid=True))
     assert len(spy.asked) == result["calls"] == 6 and result["cost_usd"] == pytest.approx(0.03)
     assert result["wordings"]["short"]["failures"] == {"budget": 20}
 
@@ -203,7 +209,7 @@ def test_a_paid_adviser_needs_a_limit_and_keeps_it(spy):
 def test_raw_answers_and_a_figure_are_left_behind(tmp_path):
     pytest.importorskip("matplotlib")
     result = probe_adviser(
-        ProbeOptions(**FEW, out=str(tmp_path)), Env(id=DOORKEY), LLM("scripted", competence=0.5)
+        ProbeOptions(**FEW, out=str(tmp_path)), EnvOptions(id=DOORKEY), LLMOptions("scripted", competence=0.5)
     )
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     labels = [json.loads(line) for line in (tmp_path / "situations.jsonl").read_text().splitlines()]
@@ -217,7 +223,7 @@ def test_raw_answers_and_a_figure_are_left_behind(tmp_path):
 def test_without_matplotlib_the_probe_says_so_before_it_asks(spy, monkeypatch, tmp_path):
     monkeypatch.setattr(probe, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="pip install matplotlib"):
-        probe_adviser(ProbeOptions(**FEW, out=str(tmp_path)), Env(id=DOORKEY), Options("spy"))
+        probe_adviser(ProbeOptions(**FEW, out=str(tmp_path)), EnvOptions(id=DOORKEY), Options("spy"))
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(BadInput, match="pip install matplotlib"):
         figure({}, tmp_path / "x.png")
@@ -226,16 +232,16 @@ def test_without_matplotlib_the_probe_says_so_before_it_asks(spy, monkeypatch, t
 @pytest.mark.parametrize("key", ["situations", "example_sets", "examples", "max_tokens"])
 def test_numbers_that_cannot_be_are_refused_by_name(key):
     with pytest.raises(BadInput) as error:
-        probe_adviser(ProbeOptions(**{key: -1}), Env(id=DOORKEY), LLM("scripted"))
+        probe_adviser(ProbeOptions(**{key: -1}), EnvOptions(id=DOORKEY), LLMOptions("scripted"))
     assert error.value.key == key
 
 
 def test_scripted_stands_where_it_says():
     """The scale's ends: at competence 0 it is no better than guessing the subgoal."""
-    result = probe_adviser(ProbeOptions(**FEW), Env(id=UNLOCK), LLM("scripted", competence=0.0))
+    result = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=UNLOCK), LLMOptions("scripted", competence=0.0))
     guess = result["yardsticks"]["subgoal"]["chance"][0]
     assert result["wordings"]["full"]["subgoal"]["accuracy"][0] <= guess
-    assert build_provider(LLM("scripted")).name == "scripted" and probe_score.BINS == 10
+    assert build_provider(LLMOptions("scripted")).name == "scripted" and probe_score.BINS == 10
 
 
 def test_several_advisers_are_asked_about_the_same_situations_and_shown_side_by_side(

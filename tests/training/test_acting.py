@@ -11,11 +11,11 @@ import torch
 
 from lore.base.rng import generator
 from lore.base.types import Belief, Carry, Latent, Prior
-from lore.config.options import Env, Explore, Gate
+from lore.config.options import EnvOptions, ExploreOptions, GateOptions
 from lore.envs import make_env, make_vec
 from lore.gate import FixedGate, UncertaintyGate
 from lore.llm.asking.controller import prior_logits
-from lore.training.acting import Advice, Decision, GuidedPolicy
+from lore.training.acting import Decision, Guidance, GuidedPolicy
 from lore.training.advice_meter import GuidanceMeter
 from lore.training.exploration_noise import ActionNoise
 from lore.training.random_agent import RandomAgent
@@ -61,9 +61,9 @@ UNIFORM = [1 / A] * A
 DECIDED = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def play(advice: Advice | None, steps: int = 60, n: int = 2) -> tuple[list[Decision], torch.Generator]:
+def play(advice: Guidance | None, steps: int = 60, n: int = 2) -> tuple[list[Decision], torch.Generator]:
     """Decisions of `n` DoorKey environments side by side."""
-    envs = make_vec(Env(max_steps=9), "symbolic", n, 0, split="train", remember=True)
+    envs = make_vec(EnvOptions(max_steps=9), "symbolic", n, 0, split="train", remember=True)
     rng = generator(0, "act")
     policy = GuidedPolicy(Opinionated(), envs.obs_spec, rng, advice=advice)
     carry, obs, decisions = policy.agent.initial(n), envs.reset(), []
@@ -77,12 +77,12 @@ def play(advice: Advice | None, steps: int = 60, n: int = 2) -> tuple[list[Decis
 @pytest.mark.parametrize("probs", [None, UNIFORM])
 @pytest.mark.parametrize("mode", ["none", "penalty", "project"])
 def test_advice_that_says_nothing_leaves_actions_logits_and_random_stream(probs: Any, mode: str) -> None:
-    options = Gate(beta=3.0, beta_max=3.0)
+    options = GateOptions(beta=3.0, beta_max=3.0)
     options.kl.mode = mode
     alone, rng = play(None)
     for gate in (FixedGate(options), UncertaintyGate(options)):
         dropout = generator(0, "gate_dropout")
-        advised, other = play(Advice(gate, Saying(probs), rng=dropout))
+        advised, other = play(Guidance(gate, Saying(probs), rng=dropout))
         assert all(
             torch.equal(a.action, b.action) and torch.equal(a.logits, b.logits)
             for a, b in zip(alone, advised, strict=True)
@@ -93,26 +93,29 @@ def test_advice_that_says_nothing_leaves_actions_logits_and_random_stream(probs:
 def test_advice_that_says_something_is_followed_the_more_the_larger_beta_is() -> None:
     shares = []
     for beta in (0.0, 1.0, 5.0):
-        decisions, _ = play(Advice(FixedGate(Gate(beta=beta)), Saying(DECIDED)))
+        decisions, _ = play(Guidance(FixedGate(GateOptions(beta=beta)), Saying(DECIDED)))
         shares.append(sum((d.action == 2).float().mean().item() for d in decisions) / len(decisions))
     assert shares[0] < 0.4 < shares[1] < shares[2] and shares[2] > 0.95
 
 
 def test_dropout_drops_its_share_of_training_steps_and_none_of_an_evaluation() -> None:
-    gate = UncertaintyGate(Gate(dropout=0.2, warmup_steps=0))
+    gate = UncertaintyGate(GateOptions(dropout=0.2, warmup_steps=0))
     for rng, share in ((generator(0, "gate_dropout"), 0.2), (None, 0.0)):
-        decisions, _ = play(Advice(gate, Saying(DECIDED), rng=rng), steps=400, n=3)
+        decisions, _ = play(Guidance(gate, Saying(DECIDED), rng=rng), steps=400, n=3)
         dropped = torch.stack([d.mixed.beta == 0 for d in decisions]).float().mean().item()
         assert dropped == pytest.approx(share, abs=4 * (0.2 * 0.8 / 1200) ** 0.5)
 
 
 def test_td_errors_are_those_of_the_step_that_led_here() -> None:
     """r + discount * V(s') - V(s), V = 0 at a terminal state; nothing where an episode begins."""
-    env = make_env(Env(), "symbolic", remember=True)
+    env = make_env(EnvOptions(), "symbolic", remember=True)
     first, _ = env.reset(seed=0)
     said = Saying(None)
     policy = GuidedPolicy(
-        Opinionated(), env.obs_spec, generator(0, "act"), advice=Advice(FixedGate(Gate()), said, discount=0.5)
+        Opinionated(),
+        env.obs_spec,
+        generator(0, "act"),
+        advice=Guidance(FixedGate(GateOptions()), said, discount=0.5),
     )
     carry = policy.agent.initial(1)
     rows = [(0.0, True, False), (0.25, False, False), (1.0, False, True), (0.0, True, False)]
@@ -136,7 +139,7 @@ def test_the_latch_is_carried_from_step_to_step_for_each_environment() -> None:
             return {"u": torch.tensor(next(self.values))}
 
     said = Saying(None)
-    play(Advice(Script(Gate()), said), steps=4)
+    play(Guidance(Script(GateOptions()), said), steps=4)
     latched = [told["latched"] for told in said.told]
     assert latched == [[True, False], [True, True], [False, True], [False, False]]
 
@@ -147,29 +150,29 @@ def test_the_distilled_adviser_is_offered_where_it_is_sure() -> None:
             return torch.tensor([DECIDED, UNIFORM]), torch.tensor([True, False])
 
     said = Saying(None)
-    play(Advice(FixedGate(Gate()), said, distilled=Half()), steps=1)
+    play(Guidance(FixedGate(GateOptions()), said, distilled=Half()), steps=1)
     assert said.told[0]["learned"] == [DECIDED, None]
 
 
 def test_noise_is_the_exact_mixture_and_off_it_is_nothing() -> None:
     logits = torch.randn(4, A, generator=generator(0, "x"))
-    off = ActionNoise(Explore(), 100, ["left"] * A)
+    off = ActionNoise(ExploreOptions(), 100, ["left"] * A)
     assert off(logits, (), 50) is logits
-    options = Explore(epsilon_start=0.4, epsilon_end=0.2, temperature_start=2.0, temperature_end=1.0)
+    options = ExploreOptions(epsilon_start=0.4, epsilon_end=0.2, temperature_start=2.0, temperature_end=1.0)
     for step, epsilon, temperature in ((0, 0.4, 2.0), (50, 0.3, 1.5), (100, 0.2, 1.0), (500, 0.2, 1.0)):
         got = ActionNoise(options, 100, ["left"] * A)(logits, (), step).exp()
         torch.testing.assert_close(got, (1 - epsilon) * (logits / temperature).softmax(-1) + epsilon / A)
-    env = make_env(Env(), "symbolic", remember=True)
+    env = make_env(EnvOptions(), "symbolic", remember=True)
     env.reset(seed=0)
-    options = Explore(epsilon_start=1.0, epsilon_end=1.0, valid_noise=True, anneal_steps=10)
+    options = ExploreOptions(epsilon_start=1.0, epsilon_end=1.0, valid_noise=True, anneal_steps=10)
     got = ActionNoise(options, 100, env.action_names)(logits[:1], [env.state], 0).exp()[0]
     names = dict(zip(env.action_names, got.tolist(), strict=True))
     assert names["done"] == names["drop"] == 0.0 and names["left"] == names["right"] > 0.2
 
 
 def test_the_meter_counts_what_was_decided_and_goes_on_after_a_resume() -> None:
-    gate = UncertaintyGate(Gate(warmup_steps=0, beta_max=2.0))
-    decisions, _ = play(Advice(gate, Saying(DECIDED), rng=generator(0, "gate_dropout")))
+    gate = UncertaintyGate(GateOptions(warmup_steps=0, beta_max=2.0))
+    decisions, _ = play(Guidance(gate, Saying(DECIDED), rng=generator(0, "gate_dropout")))
     over = [[i % 10 == 9, False] for i in range(len(decisions))]
     whole, half = GuidanceMeter(gate), GuidanceMeter(gate)
     for i, (decision, ended) in enumerate(zip(decisions, over, strict=True)):

@@ -9,8 +9,7 @@ import torch
 from tests.dreamer.samples import ACTIONS, SPEC, TINY, make_batch, rng, shake
 
 from lore.base.types import Batch
-from lore.config.options import KL, Agent, Gate
-from lore.config.options import PriorNet as PriorNetOptions
+from lore.config.options import AgentOptions, GateOptions, KLOptions, PriorNetOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.gate import FixedGate, UncertaintyGate, centred, divergence, mix
 from lore.llm.asking.controller import prior_logits
@@ -23,7 +22,7 @@ FEATURES = TINY.deter + TINY.stoch * TINY.classes
 def make(gate: FixedGate | UncertaintyGate | None, replay_value: str = "keep") -> DreamerV3Agent:
     """A float32 agent with all that an advised run can have; without a gate only DreamerV3."""
     members = 2 if gate else 0
-    options = Agent(critic_ensemble=members, disagreement_ensemble=members, warmup=0, lr=1e-3)
+    options = AgentOptions(critic_ensemble=members, disagreement_ensemble=members, warmup=0, lr=1e-3)
     net = PriorNet(PriorNetOptions(members=2), FEATURES, ACTIONS, TINY.units, 0)
     agent = DreamerV3Agent(SPEC, ACTIONS, options, TINY, 0, heads={"prior_net": net} if gate else {})
     if gate:
@@ -81,7 +80,9 @@ def gradients(agent: DreamerV3Agent, name: str, batch: Batch) -> dict[str, bool]
 )
 def test_each_loss_reaches_its_own_part_only(loss: str, reached: str) -> None:
     """With advice in imagination too, where actor and KL lean on PriorNet and the ensembles."""
-    gate = UncertaintyGate(Gate(mix_in_imagination=True, warmup_steps=0, kl=KL(delta_target=0.0)))
+    gate = UncertaintyGate(
+        GateOptions(mix_in_imagination=True, warmup_steps=0, kl=KLOptions(delta_target=0.0))
+    )
     gate.kl.multiplier = torch.tensor(1.0)
     found = gradients(make(gate), loss, advised(make_batch(4, 8)))
     assert [part for part, has in found.items() if has] == [reached]
@@ -89,7 +90,7 @@ def test_each_loss_reaches_its_own_part_only(loss: str, reached: str) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "penalty", "project"])
 def test_a_guide_without_advised_rows_leaves_every_weight_bit_for_bit(mode: str) -> None:
-    gate = UncertaintyGate(Gate(kl=KL(mode=mode)))
+    gate = UncertaintyGate(GateOptions(kl=KLOptions(mode=mode)))
     gate.kl.multiplier = torch.tensor(2.0)
     alone, guided = make(None), make(gate, replay_value="weight")
     for seed in range(4):
@@ -102,7 +103,7 @@ def test_a_guide_without_advised_rows_leaves_every_weight_bit_for_bit(mode: str)
 
 
 def test_the_penalty_is_the_mean_kl_of_rows_that_a_provider_advised() -> None:
-    gate = FixedGate(Gate(kl=KL(delta_target=0.01, kl_lr=0.5)))
+    gate = FixedGate(GateOptions(kl=KLOptions(delta_target=0.01, kl_lr=0.5)))
     gate.kl.multiplier = torch.tensor(3.0)
     batch = advised(make_batch(4, 8))
     logits = torch.randn(4, 8, ACTIONS, generator=rng(2)).requires_grad_()
@@ -127,7 +128,9 @@ def test_the_penalty_is_the_mean_kl_of_rows_that_a_provider_advised() -> None:
 
 
 def test_imagined_actions_are_drawn_and_weighed_under_the_mixed_policy() -> None:
-    gate = FixedGate(Gate(beta=5.0, beta_imagine_max=2.0, mix_in_imagination=True, kl=KL(mode="none")))
+    gate = FixedGate(
+        GateOptions(beta=5.0, beta_imagine_max=2.0, mix_in_imagination=True, kl=KLOptions(mode="none"))
+    )
     agent = make(gate)
     feat = torch.randn(2000, FEATURES, generator=rng(0))
     from lore.dreamer.agent import ImaginedPolicy
@@ -180,7 +183,7 @@ def test_advised_returns_are_trusted_as_asked() -> None:
     batch = advised(make_batch(4, 8))
     logits = torch.randn(4, 8, ACTIONS, generator=rng(2))
     acted = batch.beta > 0
-    gate = FixedGate(Gate())
+    gate = FixedGate(GateOptions())
     assert make(gate, "keep").guide.value_weight(logits, batch) is None
     assert torch.equal(make(gate, "drop").guide.value_weight(logits, batch), (~acted).float())
     got = make(gate, "weight").guide.value_weight(logits, batch)

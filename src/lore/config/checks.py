@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from lore.base.errors import BadInput
 from lore.config.ablations import check_arm
-from lore.config.options import LLM, Agent, Config, EvalOptions, Gate
+from lore.config.options import AgentOptions, Config, EvalOptions, GateOptions, LLMOptions
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
@@ -120,7 +120,7 @@ def check(cfg: Config) -> None:
     _ranges(cfg)
     if cfg.agent.name == "dreamer":
         _replay(cfg)
-        _entries("agent.scales", cfg.agent.scales, Agent().scales, "loss")
+        _entries("agent.scales", cfg.agent.scales, AgentOptions().scales, "loss")
     if cfg.size.deter % cfg.size.blocks:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
     check_arm(cfg)
@@ -233,7 +233,7 @@ def _llm(cfg: Config) -> None:
         raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
 
 
-def _unlimited(llm: LLM) -> bool:
+def _unlimited(llm: LLMOptions) -> bool:
     """Whether a paid provider would be asked without any limit."""
     free = llm.prices is not None and not any(vars(llm.prices).values())
     return llm.budget_total is None and llm.budget_usd is None and not free
@@ -241,7 +241,7 @@ def _unlimited(llm: LLM) -> bool:
 
 def _gate(cfg: Config) -> None:
     gate, learner = cfg.gate, cfg.agent.name
-    _entries("gate.weights", gate.weights, Gate().weights, "term of u")
+    _entries("gate.weights", gate.weights, GateOptions().weights, "term of u")
     if gate.tau_low > gate.tau_high:
         raise BadInput("gate.tau_low", f"{gate.tau_low} must not lie above gate.tau_high={gate.tau_high}")
     if learner == "random" and (gate.name, cfg.llm.provider) != ("none", "none"):

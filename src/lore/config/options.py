@@ -1,7 +1,8 @@
 """Every option of a run as plain dataclasses: types, defaults and one comment per field.
 
-The YAML files in `lore/conf` hold the values, `lore/config.py` gives Hydra these types and checks
-combinations. Nothing here imports Hydra, so the classes that take an options object do not either.
+The group `gate` is a `GateOptions`, and so on; `Config` holds all groups. The YAML files in `lore/conf` hold
+the values, `config/compose.py` gives Hydra the types, `config/checks.py` checks ranges and combinations.
+Nothing here imports Hydra, so the classes that take an options object do not either.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Run:
+class RunOptions:
     """Length and rhythm of a run. Every count is in environment steps, summed over the environments."""
 
     steps: int = 10_000  # environment steps of the whole run, prefill included
@@ -26,7 +27,7 @@ class Run:
 
 
 @dataclass
-class Env:
+class EnvOptions:
     """The task."""
 
     id: str = "MiniGrid-DoorKey-5x5-v0"  # any registered MiniGrid or BabyAI id
@@ -36,7 +37,7 @@ class Env:
 
 
 @dataclass
-class Size:
+class SizeOptions:
     """Widths of all networks. The names and numbers are those of the official DreamerV3 configs."""
 
     deter: int = 512  # units of the recurrent state
@@ -49,7 +50,7 @@ class Size:
 
 
 @dataclass
-class Replay:
+class ReplayOptions:
     """Memory of past experience."""
 
     capacity: int = 100_000  # environment steps kept, summed over the environments
@@ -74,7 +75,7 @@ def _scales() -> dict[str, float]:
 
 
 @dataclass
-class Agent:
+class AgentOptions:
     """DreamerV3's learning rule; `random` and `prior` use the name only."""
 
     name: str = "dreamer"  # dreamer | random | prior (follows the adviser alone)
@@ -107,7 +108,7 @@ class Agent:
 
 
 @dataclass
-class Explore:
+class ExploreOptions:
     """The original's exploration knobs; all off by default. They act in training only."""
 
     epsilon_start: float = 0.0  # share of steps with a uniformly random action, at the first step
@@ -120,7 +121,7 @@ class Explore:
 
 
 @dataclass
-class KL:
+class KLOptions:
     """How far advice may move the policy: KL(pi_mix || pi_wm) in nats."""
 
     mode: str = "penalty"  # none | penalty (a Lagrangian in the actor's loss) | project (beta is lowered)
@@ -134,7 +135,7 @@ def _weights() -> dict[str, float]:
 
 
 @dataclass
-class Gate:
+class GateOptions:
     """How strongly advice is mixed into the policy: beta(s) of pi_mix ~ pi_wm * pi_llm^beta.
 
     Steps are environment steps of the run.
@@ -163,11 +164,11 @@ class Gate:
     fixed_temperature: float = 1.0  # fixed
     mix_in_imagination: bool = False  # mix PriorNet's advice into imagined steps too
     beta_imagine_max: float = 0.1  # largest beta there
-    kl: KL = field(default_factory=KL)
+    kl: KLOptions = field(default_factory=KLOptions)
 
 
 @dataclass
-class PriorNet:
+class PriorNetOptions:
     """The adviser, distilled into a network."""
 
     enabled: bool = False  # distil the adviser, and ask the network where it is confident
@@ -177,7 +178,7 @@ class PriorNet:
 
 
 @dataclass
-class Health:
+class HealthOptions:
     """Alerts about a run that goes wrong. They report and never change training."""
 
     enabled: bool = True  # watch the metrics
@@ -191,7 +192,7 @@ class Health:
 
 
 @dataclass
-class Prices:
+class PriceOptions:
     """Dollars for a million tokens."""
 
     input: float
@@ -201,7 +202,7 @@ class Prices:
 
 
 @dataclass
-class LLM:
+class LLMOptions:
     """The adviser: who is asked, how often, and at what price. Steps are environment steps of the run.
 
     A provider reads what it needs of this; what only some of them read stands at the end.
@@ -233,7 +234,7 @@ class LLM:
     effort: str | None = None  # output_config.effort; null for a model or server that does not know it
     base_url: str | None = None  # another server of the Messages API; null: ANTHROPIC_BASE_URL, or its own
     key_variable: str = "ANTHROPIC_API_KEY"  # environment variable that holds the key; never the key itself
-    prices: Prices | None = None  # null: the published ones of a model that is known
+    prices: PriceOptions | None = None  # null: the published ones of a model that is known
     batch_price: float = 0.5  # price in a batch, as a share of the price
     # local
     device: str = "cpu"  # cpu | cuda | cuda:N
@@ -251,7 +252,7 @@ class LLM:
 
 
 @dataclass
-class Logger:
+class LoggerOptions:
     """Where metrics go besides metrics.jsonl."""
 
     wandb: str = "auto"  # auto (online with a key, offline without) | offline | disabled
@@ -272,17 +273,17 @@ class Config:
     obs: str = "symbolic"  # symbolic (one-hot cells) | raw147 (147 numbers) | rgb64 (64 x 64 image)
     resume: str | None = None  # run folder to go on with, under its stored config
     ablation: str | None = None  # the letter or arm that +ablation=NAME stands for; it sets this itself
-    run: Run = field(default_factory=Run)
-    env: Env = field(default_factory=Env)
-    agent: Agent = field(default_factory=Agent)
-    size: Size = field(default_factory=Size)
-    replay: Replay = field(default_factory=Replay)
-    explore: Explore = field(default_factory=Explore)
-    gate: Gate = field(default_factory=Gate)
-    prior_net: PriorNet = field(default_factory=PriorNet)
-    llm: LLM = field(default_factory=LLM)
-    health: Health = field(default_factory=Health)
-    logger: Logger = field(default_factory=Logger)
+    run: RunOptions = field(default_factory=RunOptions)
+    env: EnvOptions = field(default_factory=EnvOptions)
+    agent: AgentOptions = field(default_factory=AgentOptions)
+    size: SizeOptions = field(default_factory=SizeOptions)
+    replay: ReplayOptions = field(default_factory=ReplayOptions)
+    explore: ExploreOptions = field(default_factory=ExploreOptions)
+    gate: GateOptions = field(default_factory=GateOptions)
+    prior_net: PriorNetOptions = field(default_factory=PriorNetOptions)
+    llm: LLMOptions = field(default_factory=LLMOptions)
+    health: HealthOptions = field(default_factory=HealthOptions)
+    logger: LoggerOptions = field(default_factory=LoggerOptions)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import Batch
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.returns import ReturnScale, lambda_return
 from lore.dreamer.rssm import Imagined
 from lore.nn import fused
@@ -58,8 +58,8 @@ class ActorCritic(nn.Module):
         self,
         features: int,
         num_actions: int,
-        options: Agent,
-        size: Size,
+        options: AgentOptions,
+        size: SizeOptions,
         seed: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",

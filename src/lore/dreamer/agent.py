@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lore.base.rng import Streams
 from lore.base.types import Batch, Belief, Carry, Latent, ObsSpec
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble
 from lore.dreamer.rssm import Core
@@ -67,8 +67,8 @@ class DreamerV3Agent:
         self,
         spec: dict[str, ObsSpec],
         num_actions: int,
-        options: Agent,
-        size: Size,
+        options: AgentOptions,
+        size: SizeOptions,
         seed: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,

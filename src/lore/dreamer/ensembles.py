@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import Batch
-from lore.config.options import Size
+from lore.config.options import SizeOptions
 from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 
@@ -21,7 +21,7 @@ class CriticEnsemble(nn.Module):
 
     bins: Tensor
 
-    def __init__(self, members: int, features: int, bins: int, size: Size, seed: int):
+    def __init__(self, members: int, features: int, bins: int, size: SizeOptions, seed: int):
         super().__init__()
         self.members = members
         rng = generator(seed, "init/critic_ensemble")
@@ -43,7 +43,7 @@ class CriticEnsemble(nn.Module):
 class DisagreementEnsemble(nn.Module):
     """K predictors of the next latent's class probabilities from feat and action."""
 
-    def __init__(self, members: int, features: int, num_actions: int, size: Size, seed: int):
+    def __init__(self, members: int, features: int, num_actions: int, size: SizeOptions, seed: int):
         super().__init__()
         self.members, self.num_actions = members, num_actions
         self.shape = (size.stoch, size.classes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import ObsSpec
-from lore.config.options import Size
+from lore.config.options import SizeOptions
 from lore.nn.distributions import class_loss, one_hot, symlog
 from lore.nn.layers import MLP, BlockLinear, ChannelNorm, Conv, Dense, Linear, Norm, UpConv
 
@@ -37,7 +37,7 @@ def _width(spec: ObsSpec) -> int:
 class Encoder(nn.Module):
     """obs key -> (N, *shape) to tokens (N, E)."""
 
-    def __init__(self, spec: dict[str, ObsSpec], size: Size, seed: int):
+    def __init__(self, spec: dict[str, ObsSpec], size: SizeOptions, seed: int):
         super().__init__()
         rng = generator(seed, "init/encoder")
         self.flat, self.image = _split(spec)
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """feat (N, F) to a distribution of every observation."""
 
-    def __init__(self, spec: dict[str, ObsSpec], size: Size, seed: int):
+    def __init__(self, spec: dict[str, ObsSpec], size: SizeOptions, seed: int):
         super().__init__()
         rng = generator(seed, "init/decoder")
         self.flat, self.image = _split(spec)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import Latent
-from lore.config.options import Size
+from lore.config.options import SizeOptions
 from lore.dreamer.scan import Weights, posterior_scan
 from lore.nn import fused, products
 from lore.nn.distributions import categorical_kl, one_hot, unimix_probs
@@ -57,7 +57,9 @@ class Imagined:
 class RSSM(nn.Module):
     """h_t = core(h_{t-1}, z_{t-1}, a_{t-1}); posterior q(z_t | h_t, tokens_t); prior p(z_t | h_t)."""
 
-    def __init__(self, embed: int, num_actions: int, size: Size, unimix: float, free_nats: float, seed: int):
+    def __init__(
+        self, embed: int, num_actions: int, size: SizeOptions, unimix: float, free_nats: float, seed: int
+    ):
         super().__init__()
         rng = generator(seed, "init/rssm")
         self.deter, self.stoch, self.classes, self.blocks = size.deter, size.stoch, size.classes, size.blocks

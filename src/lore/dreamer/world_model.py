@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import Batch, ObsSpec
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.networks import Decoder, Encoder
 from lore.dreamer.rssm import RSSM, Observed
 from lore.nn.distributions import TwoHot, symexp_bins
@@ -20,7 +20,9 @@ class WorldModel(nn.Module):
 
     bins: Tensor
 
-    def __init__(self, spec: dict[str, ObsSpec], num_actions: int, options: Agent, size: Size, seed: int):
+    def __init__(
+        self, spec: dict[str, ObsSpec], num_actions: int, options: AgentOptions, size: SizeOptions, seed: int
+    ):
         super().__init__()
         self.encoder = Encoder(spec, size, seed)
         self.rssm = RSSM(self.encoder.out, num_actions, size, options.unimix, options.free_nats, seed)

@@ -10,7 +10,7 @@ import minigrid  # noqa: F401  (registers its ids when imported)
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from lore.base.errors import BadInput
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs.actions import action_table
 from lore.envs.adapter import MODES, MiniGridAdapter
 from lore.envs.agent_view import use_fast_view
@@ -20,7 +20,7 @@ from lore.envs.privileged.truth import core
 from lore.envs.vector import VectorEnv
 
 
-def make_env(options: Env, obs: str, *, remember: bool = False) -> MiniGridAdapter:
+def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGridAdapter:
     """One environment. obs: symbolic, raw147 or rgb64. remember: see MiniGridAdapter.
 
     Raises BadInput (a ValueError) naming `env.id`, `env.actions`, `env.shaping`, `env.max_steps` or `obs`.
@@ -39,7 +39,7 @@ def make_env(options: Env, obs: str, *, remember: bool = False) -> MiniGridAdapt
 
 
 def make_vec(
-    options: Env, obs: str, num_envs: int, seed: int, *, split: str, remember: bool = False
+    options: EnvOptions, obs: str, num_envs: int, seed: int, *, split: str, remember: bool = False
 ) -> VectorEnv:
     """`num_envs` environments side by side. split: "train" or "eval"; their episodes never share a seed."""
     return VectorEnv([partial(make_env, options, obs, remember=remember)] * num_envs, seed, split=split)
@@ -56,7 +56,7 @@ def _count(space: gym.Space) -> int:
     return int(space.n)
 
 
-def _task(options: Env) -> gym.Env:
+def _task(options: EnvOptions) -> gym.Env:
     """The registered task without the wrappers that only check its caller, and with the fast view."""
     if options.id not in gym.registry:
         known = [name for name in gym.registry if name.startswith(("MiniGrid-", "BabyAI-"))]

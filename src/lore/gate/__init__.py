@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lore.base.plugins import load
-from lore.config.options import Gate as GateOptions
+from lore.config.options import GateOptions
 from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, Opening, UncertaintyGate
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, divergence, mix

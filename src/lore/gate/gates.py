@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lore.base.types import Prior
-from lore.config.options import Gate as GateOptions
+from lore.config.options import GateOptions
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, mix
 from lore.gate.temperature import build_temperature

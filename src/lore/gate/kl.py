@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lore.config.options import KL
+from lore.config.options import KLOptions
 from lore.gate.mix import divergence, mix
 from lore.gate.roots import bracket
 
@@ -21,7 +21,7 @@ class KLControl:
     multiplier: lambda, a 0-d tensor.
     """
 
-    def __init__(self, options: KL, device: torch.device | str = "cpu"):
+    def __init__(self, options: KLOptions, device: torch.device | str = "cpu"):
         self.mode, self.delta_target = options.mode, options.delta_target
         self.kl_lr, self.lambda_max = options.kl_lr, options.lambda_max
         self.multiplier = torch.zeros((), device=device)

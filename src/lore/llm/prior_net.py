@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lore.base.rng import generator
 from lore.base.types import SOURCES
-from lore.config.options import PriorNet as PriorNetOptions
+from lore.config.options import PriorNetOptions
 from lore.llm.asking.controller import prior_logits
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 

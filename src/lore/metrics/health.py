@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lore.config.options import Health
+from lore.config.options import HealthOptions
 
 WARNING, ERROR = "WARNING", "ERROR"
 SOLVED = 0.9  # success/windowed from which an agent needs neither exploration nor advice
@@ -47,13 +47,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """What rows are compared with. delta_target: in nats, None where nothing holds the KL to it.
 
     adaptive: the gate's beta depends on the agent's uncertainty.
     """
 
-    health: Health
+    health: HealthOptions
     delta_target: float | None = None
     adaptive: bool = True
 
@@ -71,7 +71,7 @@ class Rule:
     when: str
     cause: str
     knob: str
-    find: Callable[[Row, Limits], Findings]
+    find: Callable[[Row, Thresholds], Findings]
 
 
 class HealthMonitor:
@@ -82,7 +82,7 @@ class HealthMonitor:
     counts: name -> alerts so far.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Thresholds) -> None:
         self.limits = limits
         self.counts: dict[str, int] = {}
         self._rows: dict[str, int] = {}  # occurrence -> rows in a row in which its condition was true
@@ -110,12 +110,12 @@ class HealthMonitor:
 
 def monitor(cfg: Mapping[str, Any]) -> HealthMonitor | None:
     """The monitor of a run with the resolved config `cfg` (health, gate); None for health.enabled=false."""
-    health, gate = Health(**cfg["health"]), cfg["gate"]
+    health, gate = HealthOptions(**cfg["health"]), cfg["gate"]
     if not health.enabled:
         return None
     held = gate["kl"]["mode"] != "none"
     adaptive = gate["name"] not in CONSTANT_GATES
-    return HealthMonitor(Limits(health, gate["kl"]["delta_target"] if held else None, adaptive))
+    return HealthMonitor(Thresholds(health, gate["kl"]["delta_target"] if held else None, adaptive))
 
 
 def _number(row: Row, name: str) -> float | None:
@@ -144,7 +144,7 @@ def _below(words: str, value: float | None, limit: float) -> Findings:
     return {"": Found(f"{words} {_compared(value, '<', limit)}", value, limit) if value < limit else None}
 
 
-def _low_entropy(row: Row, limits: Limits) -> Findings:
+def _low_entropy(row: Row, limits: Thresholds) -> Findings:
     found = _below("Low entropy detected:", _number(row, "policy/entropy"), limits.health.entropy_min)
     success, before = _number(row, "success/windowed"), _number(row, "success/cumulative")
     # A policy that learns loses entropy some hundred steps before the window of 20 episodes shows why.
@@ -153,7 +153,7 @@ def _low_entropy(row: Row, limits: Limits) -> Findings:
     return {} if excused and any(found.values()) else found
 
 
-def _llm_failure(row: Row, limits: Limits) -> Findings:
+def _llm_failure(row: Row, limits: Thresholds) -> Findings:
     findings: Findings = {}
     for name, count in row.items():
         if name.startswith("llm/failure/") and count:
@@ -163,25 +163,25 @@ def _llm_failure(row: Row, limits: Limits) -> Findings:
     return findings
 
 
-def _beta_saturation(row: Row, limits: Limits) -> Findings:
+def _beta_saturation(row: Row, limits: Thresholds) -> Findings:
     if not limits.adaptive or row.get("gradient_steps") == 0:  # an untrained agent is unsure of everything
         return {}
     saturation = _number(row, "uncertainty_gate/beta_saturation")
     return _above("Beta saturation:", saturation, limits.health.beta_saturation)
 
 
-def _nonfinite_loss(row: Row, limits: Limits) -> Findings:
+def _nonfinite_loss(row: Row, limits: Thresholds) -> Findings:
     losses = [name for name in row if name.startswith("loss/")]
     bad = [name for name in losses if _number(row, name) is None]
     return {"": Found(f"Non-finite loss: {', '.join(bad)}") if bad else None} if losses else {}
 
 
-def _kl_above_target(row: Row, limits: Limits) -> Findings:
+def _kl_above_target(row: Row, limits: Thresholds) -> Findings:
     kl = _number(row, "uncertainty_gate/avg_kl")
     return _above("KL above target:", kl, limits.delta_target, limits.health.kl_rows)
 
 
-def _no_influence(row: Row, limits: Limits) -> Findings:
+def _no_influence(row: Row, limits: Thresholds) -> Findings:
     limit = limits.health.influence_kl
     beta = _number(row, "uncertainty_gate/avg_beta") or 0.0
     open_ = beta**2 / 2 >= EXPECTED * limit
@@ -190,13 +190,13 @@ def _no_influence(row: Row, limits: Limits) -> Findings:
     return _below("Prior without influence: KL", _number(row, "llm/influence_kl"), limit)
 
 
-def _invalid_actions(row: Row, limits: Limits) -> Findings:
+def _invalid_actions(row: Row, limits: Thresholds) -> Findings:
     decided = (_number(row, "policy/prob_max") or 0.0) > DECIDED
     ratio = _number(row, "minigrid/invalid_action_ratio") if decided else None
     return _above("Surge of invalid actions:", ratio, limits.health.invalid_actions)
 
 
-def _grad_explosion(row: Row, limits: Limits) -> Findings:
+def _grad_explosion(row: Row, limits: Thresholds) -> Findings:
     if "opt/grad_norm" in row and _number(row, "opt/grad_norm") is None:
         return {"": Found("Gradient explosion: the norm is not finite", None, limits.health.grad_norm)}
     return _above("Gradient explosion:", _number(row, "opt/grad_norm"), limits.health.grad_norm)

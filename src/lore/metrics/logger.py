@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lore.base.types import Episode
-from lore.config.options import Logger
+from lore.config.options import LoggerOptions
 from lore.metrics.health import Alert, monitor
 from lore.metrics.sinks.jsonl import JsonlFile
 from lore.metrics.sinks.terminal import Terminal
@@ -31,7 +31,7 @@ class RunLogger:
     def __init__(
         self,
         run_dir: Path,
-        options: Logger,
+        options: LoggerOptions,
         cfg_dict: Mapping[str, Any],
         env_step0: int = 0,
         *,

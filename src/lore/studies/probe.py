@@ -19,7 +19,7 @@ import numpy as np
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
@@ -71,7 +71,7 @@ Material = tuple[list[Situation], list[list[Situation]]]
 
 
 def probe_adviser(
-    options: ProbeOptions, env: Env, llm: Named, materials: dict[str, Material] | None = None
+    options: ProbeOptions, env: EnvOptions, llm: Named, materials: dict[str, Material] | None = None
 ) -> dict[str, Any]:
     """Probe one adviser on one task; the last line printed is the result as one JSON object, also returned.
 
@@ -146,7 +146,7 @@ def _check(options: ProbeOptions) -> None:
         raise BadInput("out", "the figure needs matplotlib; pip install matplotlib, or leave out away")
 
 
-def _material(options: ProbeOptions, env: Env) -> Material:
+def _material(options: ProbeOptions, env: EnvOptions) -> Material:
     """The situations to ask about, and the sets of examples; one empty set without examples."""
     world = make_env(env, "symbolic", remember=True)
     try:

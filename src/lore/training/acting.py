@@ -56,7 +56,7 @@ class Distilled(Protocol):
 
 
 @dataclass
-class Advice:
+class Guidance:
     """How a policy is advised. discount: of the critic's returns, for TD errors. rng: of the gate's dropout,
     None where advice is never dropped (evaluation)."""
 
@@ -89,7 +89,7 @@ class GuidedPolicy:
         spec: dict[str, ObsSpec],
         rng: torch.Generator,
         greedy: bool = False,
-        advice: Advice | None = None,
+        advice: Guidance | None = None,
         noise: ActionNoise | None = None,
     ):
         self.agent, self.spec, self.rng, self.greedy = agent, spec, rng, greedy
@@ -116,7 +116,7 @@ class GuidedPolicy:
 
     def _guide(
         self,
-        advice: Advice,
+        advice: Guidance,
         carry: Carry,
         after: Carry,
         decision: Decision,

@@ -25,7 +25,7 @@ from lore.llm.asking.asker import Asker
 from lore.llm.asking.breaker import Breaker
 from lore.llm.asking.budget import Budget
 from lore.llm.asking.cache import AnswerCache
-from lore.llm.asking.controller import Limits, LLMController
+from lore.llm.asking.controller import AskLimits, LLMController
 from lore.llm.asking.journal import Journal
 from lore.llm.asking.ledger import SweepLedger
 from lore.llm.asking.triggers import Triggers
@@ -134,7 +134,7 @@ def build_adviser(
         wait=llm.wait,
     )
     alone = cfg.agent.name == "prior"  # follows advice alone: neither gate nor cooldown
-    limits = Limits(
+    limits = AskLimits(
         None if alone else llm.cooldown_steps,
         None if alone else llm.success_cooldown_steps,
         llm.triggers,

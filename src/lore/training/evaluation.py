@@ -12,7 +12,7 @@ import numpy as np
 from lore.base.rng import generator
 from lore.base.types import Episode
 from lore.envs.vector import EpisodicEnv, episode_seed
-from lore.training.acting import Advice, Agent, GuidedPolicy
+from lore.training.acting import Agent, Guidance, GuidedPolicy
 
 
 class Evaluator:
@@ -27,7 +27,7 @@ class Evaluator:
         self._envs: list[EpisodicEnv] = []
 
     def run(
-        self, agent: Agent, env_step: int, greedy: bool = False, advice: Advice | None = None
+        self, agent: Agent, env_step: int, greedy: bool = False, advice: Guidance | None = None
     ) -> list[Episode]:
         """One episode for each held-out seed, in their order. advice: for as many environments."""
         while len(self._envs) < self.episodes:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lore.base.types import GridState
-from lore.config.options import Explore
+from lore.config.options import ExploreOptions
 from lore.envs.actions import valid_actions
 
 
@@ -18,7 +18,7 @@ class ActionNoise:
     (1 - epsilon) * softmax(logits / temperature) + epsilon * uniform over all (or all valid) actions.
     """
 
-    def __init__(self, options: Explore, steps: int, action_names: Sequence[str]):
+    def __init__(self, options: ExploreOptions, steps: int, action_names: Sequence[str]):
         """steps: environment steps of the run, over which both knobs move where anneal_steps is not given."""
         self.options, self.steps, self.names = options, options.anneal_steps or steps, action_names
         self.on = max(options.epsilon_start, options.epsilon_end) > 0 or (

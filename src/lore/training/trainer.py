@@ -28,7 +28,7 @@ from lore.metrics.logger import RunLogger
 from lore.metrics.sinks.terminal_view import WINDOW
 from lore.metrics.summary import make_summary
 from lore.nn.distributions import one_hot
-from lore.training.acting import Advice, Decision, GuidedPolicy
+from lore.training.acting import Decision, Guidance, GuidedPolicy
 from lore.training.advice_meter import GuidanceMeter
 from lore.training.build import build_advised_gate, build_adviser, build_agent, build_replay, is_advised
 from lore.training.checkpoint import Checkpoints
@@ -106,13 +106,13 @@ class Trainer:
     def wall_s(self) -> float:
         return self.wall_before + time.monotonic() - self.started
 
-    def advice(self, adviser: LLMController | None, rng: torch.Generator | None = None) -> Advice | None:
+    def advice(self, adviser: LLMController | None, rng: torch.Generator | None = None) -> Guidance | None:
         """How a policy is advised: by `adviser` through this run's gate. rng: of the gate's dropout."""
         if adviser is None or self.gate is None:
             return None
         heads = self.learner.heads if self.learner else {}
         discount = 1.0 - 1.0 / self.cfg.agent.discount_horizon
-        return Advice(self.gate, adviser, heads.get("prior_net"), discount, rng)  # type: ignore[arg-type]
+        return Guidance(self.gate, adviser, heads.get("prior_net"), discount, rng)  # type: ignore[arg-type]
 
     def tick(self) -> None:
         """One step of every environment, and the gradient steps that are due for it."""

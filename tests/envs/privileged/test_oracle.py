@@ -15,7 +15,7 @@ from minigrid.core.world_object import Ball, Box, Door, Key, Wall
 from minigrid.envs import UnlockPickupEnv
 from tests.envs.test_make import NAMES, load
 
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import make_env
 from lore.envs.privileged.oracle import optimal_actions
 
@@ -165,7 +165,7 @@ _PARTS = """
 @pytest.mark.parametrize("env_id", _PARTS.split())
 def test_following_it_solves_babyai_part_by_part(env_id):
     with contextlib.redirect_stdout(io.StringIO()):
-        env = make_env(Env(id=env_id), "raw147")
+        env = make_env(EnvOptions(id=env_id), "raw147")
     for seed in range(3):
         assert follow(env, seed)[0] > 0
 
@@ -183,13 +183,13 @@ def test_it_gives_up_at_its_bound_and_where_the_aim_is_unknown():
     env = make_env(load("keycorridor"), "raw147")
     env.reset(seed=0)
     assert optimal_actions(env, limit=20) is None and optimal_actions(env)
-    unknown = make_env(Env(id="MiniGrid-RedBlueDoors-6x6-v0"), "raw147")
+    unknown = make_env(EnvOptions(id="MiniGrid-RedBlueDoors-6x6-v0"), "raw147")
     unknown.reset(seed=0)
     assert optimal_actions(unknown) is None
 
 
 def test_it_keeps_to_the_actions_there_are():
-    env = make_env(Env(id="MiniGrid-DoorKey-6x6-v0", actions="useful"), "raw147")
+    env = make_env(EnvOptions(id="MiniGrid-DoorKey-6x6-v0", actions="useful"), "raw147")
     env.reset(seed=1)
     env.step(env.action_names.index("right"))
     assert optimal_actions(env) <= set(env.action_names)

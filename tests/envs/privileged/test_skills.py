@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import SkillMeter, VectorEnv, make_vec
 from lore.envs.actions import valid_actions
 from lore.envs.privileged.oracle import optimal_actions
@@ -31,7 +31,7 @@ def play(envs: VectorEnv, meter: SkillMeter, steps: int, seed: int, obs: dict) -
 
 
 def test_a_solved_episode_counts_key_toggle_and_lock_and_wastes_nothing() -> None:
-    envs = make_vec(Env(id=DOORKEY), "symbolic", 1, 0, split="train")
+    envs = make_vec(EnvOptions(id=DOORKEY), "symbolic", 1, 0, split="train")
     obs = envs.reset()
     meter = SkillMeter(envs.envs)
     names, carried, steps = envs.action_names, 0, 0
@@ -51,7 +51,7 @@ def test_a_solved_episode_counts_key_toggle_and_lock_and_wastes_nothing() -> Non
 
 
 def test_a_task_without_keys_has_nothing_to_say_of_them() -> None:
-    envs = make_vec(Env(id="MiniGrid-Empty-5x5-v0"), "symbolic", 1, 0, split="train")
+    envs = make_vec(EnvOptions(id="MiniGrid-Empty-5x5-v0"), "symbolic", 1, 0, split="train")
     meter = SkillMeter(envs.envs)
     play(envs, meter, 300, 0, envs.reset())
     assert set(meter.result()) == {"minigrid/invalid_action_ratio"}
@@ -59,7 +59,7 @@ def test_a_task_without_keys_has_nothing_to_say_of_them() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_distances_are_measured_now_and_then_and_shares_are_shares(task: str) -> None:
-    envs = make_vec(Env(id=task), "symbolic", 2, 0, split="train")
+    envs = make_vec(EnvOptions(id=task), "symbolic", 2, 0, split="train")
     meter = SkillMeter(envs.envs)
     play(envs, meter, 20 * EVERY, 0, envs.reset())
     row = meter.result()
@@ -68,10 +68,10 @@ def test_distances_are_measured_now_and_then_and_shares_are_shares(task: str) ->
 
 
 def test_a_stored_meter_goes_on_as_if_it_had_not_been_stored() -> None:
-    envs = make_vec(Env(id=DOORKEY, max_steps=40), "symbolic", 2, 0, split="train")
+    envs = make_vec(EnvOptions(id=DOORKEY, max_steps=40), "symbolic", 2, 0, split="train")
     meter = SkillMeter(envs.envs)
     obs = play(envs, meter, 57, 1, envs.reset())
-    other = make_vec(Env(id=DOORKEY, max_steps=40), "symbolic", 2, 0, split="train")
+    other = make_vec(EnvOptions(id=DOORKEY, max_steps=40), "symbolic", 2, 0, split="train")
     other.load_state_dict(envs.state_dict())
     copy = SkillMeter(other.envs)
     copy.load_state_dict(meter.state_dict())
@@ -83,7 +83,7 @@ def test_a_stored_meter_goes_on_as_if_it_had_not_been_stored() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_action_that_changes_something_was_listed_as_valid(task: str) -> None:
     """By the outside observer's own measure of change, over 1500 random steps."""
-    envs = make_vec(Env(id=task), "symbolic", 1, 3, split="train", remember=True)
+    envs = make_vec(EnvOptions(id=task), "symbolic", 1, 3, split="train", remember=True)
     obs, rng = envs.reset(), np.random.default_rng(0)
     meter = SkillMeter(envs.envs)
     listed = idle = 0

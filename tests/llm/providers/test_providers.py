@@ -8,7 +8,7 @@ import pytest
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import KINDS, parse_answer
 from lore.llm.providers import PROVIDERS, build_provider
 from lore.llm.request import FAILURES, Request
@@ -19,10 +19,10 @@ STATE = GridState("get to the goal", None, (0, 0), 0, {}, frozenset({(0, 0)}), 0
 
 
 def test_providers_are_found_by_name():
-    adviser = build_provider(LLM(provider="anthropic", model="claude-haiku-5-5"))
+    adviser = build_provider(LLMOptions(provider="anthropic", model="claude-haiku-5-5"))
     assert (adviser.name, adviser.model, adviser.privileged) == ("anthropic", "claude-haiku-5-5", False)
     with pytest.raises(BadInput) as caught:
-        build_provider(LLM(provider="antropic"))
+        build_provider(LLMOptions(provider="antropic"))
     assert caught.value.key == "llm.provider" and "anthropic" in str(caught.value)
 
 
@@ -46,7 +46,7 @@ def test_entry_points_that_cannot_serve_are_refused(tmp_path, monkeypatch):
         ("missing", "no_such_module"),
     ):
         with pytest.raises(BadInput, match=words):
-            build_provider(LLM(provider=name))
+            build_provider(LLMOptions(provider=name))
 
 
 def block(language):
@@ -59,14 +59,14 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     (name, place), module = table.popitem(), re.search(r"^# (\w+)\.py", block("python"))[1]
     install(tmp_path, module, {name: place}, block("python"))
     monkeypatch.syspath_prepend(tmp_path)
-    adviser = build_provider(LLM(provider=name))
+    adviser = build_provider(LLMOptions(provider=name))
     asked = Request("You advise.", "A door is ahead.", STATE, "key", "plan key", ACTIONS, 512)
     answer = parse_answer(adviser.ask(asked).text, ACTIONS)
     assert answer.plan is not None or answer.weights is not None
     assert adviser.name == name and adviser.identity() and adviser.max_cost_usd(asked) >= 0
     assert not adviser.paid and not adviser.privileged
     monkeypatch.setitem(PROVIDERS, "row", place)
-    assert type(build_provider(LLM(provider="row"))) is type(adviser)
+    assert type(build_provider(LLMOptions(provider="row"))) is type(adviser)
 
 
 def rows(title):

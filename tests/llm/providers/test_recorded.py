@@ -6,7 +6,7 @@ import pytest
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, SYSTEM
 from lore.llm.providers import ProviderError, Request, build_provider
@@ -92,7 +92,7 @@ def missing(provider, asked):
 
 
 def test_it_serves_what_was_answered_to_the_very_same_prompt(folder):
-    provider = build_provider(LLM("recorded", dataset=folder, share_plans=False))
+    provider = build_provider(LLMOptions("recorded", dataset=folder, share_plans=False))
     got = provider.ask(request("p0"))
     assert (got.text, got.stop) == (POLICY, "recorded")
     assert (got.input_tokens, got.output_tokens, got.cached_tokens) == (900, 40, 800)
@@ -103,20 +103,22 @@ def test_it_serves_what_was_answered_to_the_very_same_prompt(folder):
 
 
 def test_an_answer_that_is_not_there_is_missing(folder):
-    provider = RecordedProvider(LLM("recorded", dataset=folder, share_plans=False))
+    provider = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=False))
     assert missing(provider, request("p9")) == "missing"
     assert missing(provider, request("p0", actions=ACTIONS[:6])) == "missing"
 
 
 def test_an_unusable_answer_is_served_as_the_model_wrote_it(folder):
-    reply = RecordedProvider(LLM("recorded", dataset=folder, share_plans=False)).ask(request("p3", "third"))
+    reply = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=False)).ask(
+        request("p3", "third")
+    )
     with pytest.raises(BadAnswer) as caught:
         parse_answer(reply.text, ACTIONS)
     assert caught.value.kind == "not_json"
 
 
 def test_a_plan_is_shared_by_the_states_of_its_plan_key_where_that_is_asked_for(folder):
-    provider = RecordedProvider(LLM("recorded", dataset=folder, share_plans=True))
+    provider = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=True))
     got = provider.ask(request("elsewhere"))
     assert (got.text, got.stop) == (PLAN, "recorded_plan")  # the policy of p0 is for its own state only
     assert provider.ask(request("p0")).text == POLICY  # the very prompt comes first
@@ -129,7 +131,7 @@ def test_a_plan_is_shared_by_the_states_of_its_plan_key_where_that_is_asked_for(
 def test_identity_is_that_of_the_data(folder, tmp_path):
     def identity(**options):
         return RecordedProvider(
-            LLM("recorded", **{"dataset": folder, "share_plans": False} | options)
+            LLMOptions("recorded", **{"dataset": folder, "share_plans": False} | options)
         ).identity()
 
     first = identity()
@@ -177,7 +179,7 @@ def test_an_id_is_the_same_in_every_process():
 def test_data_of_another_version_is_refused(tmp_path, changes, words):
     write(tmp_path, [line("p0")], [answer("p0", PLAN)], header(**changes))
     with pytest.raises(BadInput, match=words) as caught:
-        RecordedProvider(LLM("recorded", dataset=str(tmp_path), share_plans=False))
+        RecordedProvider(LLMOptions("recorded", dataset=str(tmp_path), share_plans=False))
     assert caught.value.key == "llm.dataset"
 
 
@@ -186,7 +188,7 @@ def test_data_that_is_not_there_is_refused(folder, tmp_path, missing_file):
     (tmp_path / "data" / missing_file).unlink()
     for name in (folder, ""):
         with pytest.raises(BadInput, match="cannot be used"):
-            RecordedProvider(LLM("recorded", dataset=name, share_plans=False))
+            RecordedProvider(LLMOptions("recorded", dataset=name, share_plans=False))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_data_that_is_not_there_is_refused(folder, tmp_path, missing_file):
 )
 def test_damaged_data_is_refused(tmp_path, prompts, answers, kind):
     with pytest.raises(BadInput, match=kind):
-        RecordedProvider(LLM("recorded", dataset=write(tmp_path, prompts, answers), share_plans=False))
+        RecordedProvider(LLMOptions("recorded", dataset=write(tmp_path, prompts, answers), share_plans=False))
 
 
 def test_an_empty_file_has_no_header(tmp_path):

@@ -8,7 +8,7 @@ from tests.llm.follow import follow
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState, Thing
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import parse_answer
 from lore.llm.plans.language import COLORS, parse
 from lore.llm.prompt import plan_key, policy_key
@@ -53,7 +53,7 @@ def state_of(mission, *things, carrying=None):
 
 def ask(state, key=None, **options):
     request = Request("", "", state, policy_key(state), key or plan_key(state), ACTIONS, 100)
-    return parse_answer(ScriptedProvider(LLM("scripted", **options)).ask(request).text, ACTIONS)
+    return parse_answer(ScriptedProvider(LLMOptions("scripted", **options)).ask(request).text, ACTIONS)
 
 
 # ---------------------------------------------------------------------------------------------- played
@@ -61,7 +61,7 @@ def ask(state, key=None, **options):
 
 @pytest.mark.parametrize("env_id", TARGETS)
 def test_its_word_alone_solves_some_held_out_episodes(env_id):
-    played = follow(env_id, ScriptedProvider(LLM("scripted")), episodes=8)
+    played = follow(env_id, ScriptedProvider(LLMOptions("scripted")), episodes=8)
     assert sum(played.success) >= 7, played.ended
     assert played.asks <= 8
 
@@ -70,15 +70,15 @@ def test_its_word_alone_solves_some_held_out_episodes(env_id):
 @pytest.mark.parametrize("env_id", TARGETS)
 def test_its_word_alone_solves_200_held_out_episodes(env_id):
     success, asks = TARGETS[env_id]
-    played = follow(env_id, ScriptedProvider(LLM("scripted")), episodes=200)
+    played = follow(env_id, ScriptedProvider(LLMOptions("scripted")), episodes=200)
     assert played.rate >= success, played.ended
     assert played.asks <= asks
 
 
 @pytest.mark.parametrize("env_id", ["MiniGrid-DoorKey-5x5-v0", "MiniGrid-MultiRoom-N2-S4-v0"])
 def test_without_competence_it_is_no_better_than_chance(env_id):
-    wrong = follow(env_id, ScriptedProvider(LLM("scripted", competence=0.0)), episodes=25)
-    even = follow(env_id, build_provider(LLM("uniform")), episodes=25)
+    wrong = follow(env_id, ScriptedProvider(LLMOptions("scripted", competence=0.0)), episodes=25)
+    even = follow(env_id, build_provider(LLMOptions("uniform")), episodes=25)
     assert wrong.rate <= even.rate
     assert wrong.uniform == 0  # it is followed all the time: it never runs out of wrong advice
 
@@ -134,7 +134,7 @@ def test_the_answer_follows_from_the_plan_key_alone():
 @pytest.mark.parametrize("competence", [0.0, 0.3, 0.8, 1.0])
 def test_competence_is_the_share_of_right_situations(competence):
     def texts(**options):
-        adviser = ScriptedProvider(LLM("scripted", **options))
+        adviser = ScriptedProvider(LLMOptions("scripted", **options))
         requests = [Request("", "", state, "", f"situation {i}", ACTIONS, 100) for i in range(1000)]
         return [adviser.ask(request).text for request in requests]
 
@@ -189,7 +189,7 @@ def test_every_answer_is_legal(mission, things, hand, competence, failure):
 
 
 def test_it_is_free_and_always_named_scripted():
-    adviser = build_provider(LLM("scripted", competence=0.5, failure="colors", seed=3))
+    adviser = build_provider(LLMOptions("scripted", competence=0.5, failure="colors", seed=3))
     assert isinstance(adviser, ScriptedProvider)
     assert (adviser.name, adviser.model, adviser.paid, adviser.privileged) == (
         "scripted",
@@ -211,5 +211,5 @@ def test_it_is_free_and_always_named_scripted():
 )
 def test_options_that_cannot_be_are_refused(key, value):
     with pytest.raises(BadInput) as caught:
-        ScriptedProvider(LLM("scripted", **{key: value}))
+        ScriptedProvider(LLMOptions("scripted", **{key: value}))
     assert caught.value.key == f"llm.{key}"

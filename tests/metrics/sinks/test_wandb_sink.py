@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lore.config.options import Config, Env, Logger, Run
+from lore.config.options import Config, EnvOptions, LoggerOptions, RunOptions
 from lore.metrics.logger import RunLogger
 from lore.metrics.sinks.wandb import WandbSink
 
-CFG = asdict(Config(env=Env(id="MiniGrid-Empty-5x5-v0"), run=Run(steps=1000)))
+CFG = asdict(Config(env=EnvOptions(id="MiniGrid-Empty-5x5-v0"), run=RunOptions(steps=1000)))
 WELL = {"health/alerts": 0}
 
 
@@ -100,7 +100,9 @@ def install(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> FakeWandb:
 
 
 def logger(path: Path, mode: str = "auto", arm: str = "", tags: tuple[str, ...] = ()) -> RunLogger:
-    return RunLogger(path, Logger(wandb=mode, terminal="off", group="g", tags=list(tags)), CFG, arm=arm)
+    return RunLogger(
+        path, LoggerOptions(wandb=mode, terminal="off", group="g", tags=list(tags)), CFG, arm=arm
+    )
 
 
 def test_nothing_is_imported_when_disabled(no_wandb: None, tmp_path: Path) -> None:
@@ -369,8 +371,8 @@ def test_a_real_run_beside_an_llm_client_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "anthropic.py").touch()  # W&B advertises a package of its own where it sees this one
     script = (
         "import anthropic, sys\nfrom pathlib import Path\nfrom dataclasses import asdict\n"
-        "from lore.metrics import RunLogger\nfrom lore.config.options import Config, Logger\n"
-        "options = Logger(wandb='offline', terminal='off')\n"
+        "from lore.metrics import RunLogger\nfrom lore.config.options import Config, LoggerOptions\n"
+        "options = LoggerOptions(wandb='offline', terminal='off')\n"
         "with RunLogger(Path(sys.argv[1]), options, asdict(Config())) as log:\n    log.metrics(1, {})\n"
     )
     done = subprocess.run(
@@ -386,7 +388,7 @@ def test_a_real_run_beside_an_llm_client_prints_nothing(tmp_path: Path) -> None:
 
 def test_sink_without_rows_never_starts(no_wandb: None, tmp_path: Path) -> None:
     said: list[str] = []
-    sink = WandbSink(tmp_path, Logger(), CFG, said.append)
+    sink = WandbSink(tmp_path, LoggerOptions(), CFG, said.append)
     sink.summary({"a": 1})
     sink.finish(0)
     assert not said and not sink.errors

@@ -29,7 +29,7 @@ Weights = Sequence[float]
 
 
 @dataclass(frozen=True)
-class Limits:
+class AskLimits:
     """How often to ask. Steps are environment steps of the run; None: no limit, ask whenever nothing covers
     the state."""
 
@@ -68,7 +68,7 @@ class LLMController:
         self,
         asker: Asker | None,
         triggers: Triggers,
-        limits: Limits,
+        limits: AskLimits,
         actions: tuple[str, ...],
         num_envs: int,
         max_tokens: int,
@@ -129,7 +129,9 @@ class LLMController:
 
     def reader(self, num_envs: int) -> LLMController:
         """An adviser for evaluation: gives the answers this one has, asks nobody and leaves no trace here."""
-        copy = LLMController(None, Triggers(1.0, math.inf, 0), Limits(None, None), self.actions, num_envs, 0)
+        copy = LLMController(
+            None, Triggers(1.0, math.inf, 0), AskLimits(None, None), self.actions, num_envs, 0
+        )
         copy.answers = dict(self.answers)
         return copy
 

@@ -23,7 +23,7 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
 
 from lore.base.errors import BadInput
-from lore.config.options import LLM, Prices
+from lore.config.options import LLMOptions, PriceOptions
 from lore.llm.answer import clean, schema
 from lore.llm.asking.deadline import call
 from lore.llm.request import ProviderError, Reply, Request
@@ -47,9 +47,9 @@ ERROR_TYPES = {  # of a request in a batch; https://platform.claude.com/docs/en/
     "timeout_error": "timeout",
 }
 PRICES = {
-    "claude-haiku-5-5": Prices(input=0.10, output=0.50, cache_write=0.125, cache_read=0.01),
-    "claude-sonnet-5-5": Prices(input=2.0, output=10.0, cache_write=2.5, cache_read=0.1),
-    "claude-opus-5-5": Prices(input=4.0, output=20.0, cache_write=5.0, cache_read=0.2),
+    "claude-haiku-5-5": PriceOptions(input=0.10, output=0.50, cache_write=0.125, cache_read=0.01),
+    "claude-sonnet-5-5": PriceOptions(input=2.0, output=10.0, cache_write=2.5, cache_read=0.1),
+    "claude-opus-5-5": PriceOptions(input=4.0, output=20.0, cache_write=5.0, cache_read=0.2),
 }
 """Model -> its prices, Haiku's for prompts up to 100 000 tokens. Source, October 2026:
 https://platform.claude.com/docs/en/models/haiku-5-5/overview, and the same of opus-5-5 and sonnet-5-5."""
@@ -61,7 +61,7 @@ class AnthropicProvider:
     name = "anthropic"
     privileged = False
 
-    def __init__(self, options: LLM) -> None:
+    def __init__(self, options: LLMOptions) -> None:
         """Raises BadInput for options that cannot work. A missing key is an ask that fails: "no_key"."""
         self.model = options.model
         self.prices = _prices(options)
@@ -298,7 +298,7 @@ def _text(content: object) -> str:
     return "".join(texts).encode("utf-8", "replace").decode()  # without lone surrogates
 
 
-def _prices(options: LLM) -> Prices:
+def _prices(options: LLMOptions) -> PriceOptions:
     prices = options.prices or PRICES.get(options.model)
     if prices is None:
         known = ", ".join(PRICES)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.asking.deadline import call
 from lore.llm.plans.language import COLORS, PORTABLE
 from lore.llm.request import ProviderError, Reply, Request
@@ -52,7 +52,7 @@ class LocalProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: LLM) -> None:
+    def __init__(self, options: LLMOptions) -> None:
         """Loads the model, some 30 s for the bundled one. Raises BadInput for options that cannot work."""
         _check(options)
         self.model = options.model
@@ -179,7 +179,7 @@ def _softmax(scores: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _check(options: LLM) -> None:
+def _check(options: LLMOptions) -> None:
     for key, known in {"scoring": tuple(CUES), "calibration": CALIBRATIONS, "dtype": DTYPES}.items():
         value = vars(options)[key]
         if value not in known:
@@ -188,7 +188,7 @@ def _check(options: LLM) -> None:
         raise BadInput("llm.batch_size", f"{options.batch_size} is too few; at least 1")
 
 
-def _load(options: LLM) -> Scorer:
+def _load(options: LLMOptions) -> Scorer:
     gguf = options.model == BUNDLED or options.model.endswith(".gguf")
     needed = ["transformers", *(["gguf", "accelerate"] if gguf else [])]
     missing = [name for name in needed if find_spec(name) is None]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lore.base.errors import BadInput
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, SYSTEM
 from lore.llm.request import ProviderError, Reply, Request
@@ -231,7 +231,7 @@ class RecordedProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: LLM) -> None:
+    def __init__(self, options: LLMOptions) -> None:
         """Raises BadInput where the data set is missing, damaged, or made for other words than ours."""
         try:
             data = load(Path(options.dataset))

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
-from lore.config.options import LLM
+from lore.config.options import LLMOptions
 from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import COLORS, PORTABLE, parse
 from lore.llm.request import Reply, Request
@@ -42,7 +42,7 @@ class ScriptedProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: LLM) -> None:
+    def __init__(self, options: LLMOptions) -> None:
         """Raises BadInput for a competence outside [0, 1] and for an unknown failure."""
         if not 0 <= options.competence <= 1:
             raise BadInput("llm.competence", f"{options.competence} is not between 0 and 1")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lore.config.options import Logger
+from lore.config.options import LoggerOptions
 from lore.metrics.health import ERROR, Alert
 
 MODES = ("auto", "offline", "disabled")
@@ -41,7 +41,7 @@ class WandbSink:
     def __init__(
         self,
         run_dir: Path,
-        options: Logger,
+        options: LoggerOptions,
         cfg: Mapping[str, Any],
         say: Callable[[str], None],
         arm: str = "",
