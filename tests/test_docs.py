@@ -12,7 +12,7 @@ from tests.metrics.sinks.test_wandb_sink import history
 from lore.config.compose import compose
 from lore.training.trainer import train
 
-DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
+ROOT = Path(__file__).parents[1]
 
 
 def logged_in(folder: Path) -> set[str]:
@@ -61,33 +61,31 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
     train(compose(["+preset=debug", *everything, *quiet]), folder)
     assert sent_to_wandb(folder) == numbers_in(folder)
     logged |= logged_in(folder)
-    table = DOCS.read_text(encoding="utf-8").split("## Names in metrics.jsonl")[1].split("\n## ")[0]
+    table = (
+        (ROOT / "docs" / "metrics.md")
+        .read_text(encoding="utf-8")
+        .split("## Names in metrics.jsonl")[1]
+        .split("\n## ")[0]
+    )
     lines = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
     assert logged == documented
 
 
 def test_what_the_coverage_page_names_exists() -> None:
-    """Every file, and behind a colon a part of the name of one of its tests."""
-    tests = Path(__file__).parent
-    page = (tests.parent / "docs" / "spec-coverage.md").read_text(encoding="utf-8")
+    """Every path, and behind a colon a part of the name of one of that file's tests."""
+    page = (ROOT / "docs" / "spec-coverage.md").read_text(encoding="utf-8")
     cells = [line.split("|")[2].strip() for line in page.splitlines() if line.startswith("| ")]
-    shown = [
-        cell
-        for cell in cells
-        if cell not in ("shown by", "---") and not cell.startswith(("by hand", "*open*"))
-    ]
+    shown = [cell for cell in cells if cell not in ("shown by", "---")]
     assert len(shown) > 50 and all(shown)
     for cell in shown:
-        text = ""
-        for item in re.split("[;,] ", cell):
-            named = re.match(r"((?:\w+/)*test_\w+\.py)(?:: )?(.*)", item)
-            if named:
-                text = (tests / named[1]).read_text(encoding="utf-8")
-            fragment = (named[2] if named else item).strip()
-            if fragment.endswith("/"):
-                assert (tests / fragment).is_dir(), (cell, fragment)
-            elif fragment.endswith(".md"):
-                assert (tests.parent / "docs" / fragment).is_file(), (cell, fragment)
-            elif "(" not in fragment:
-                assert re.search(rf"def (test_)?\w*{re.escape(fragment)}\w*\(", text), (cell, fragment)
+        if cell.startswith(("*open*", "by hand")):
+            continue
+        for part in re.sub(r" \([^)]*\)", "", cell).split("; "):
+            path, _, names = part.partition(": ")
+            found = [folder / path for folder in (ROOT / "tests", ROOT / "docs") if (folder / path).exists()]
+            assert found, f"{part}: no such file"
+            for name in filter(None, names.split(", ")):
+                assert re.search(rf"def test_\w*{re.escape(name)}\w*\(", found[0].read_text()), (
+                    f"{part}: no {name}"
+                )

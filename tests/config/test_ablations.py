@@ -1,6 +1,6 @@
 """Each arm switches what its letter says, in the config and in what a run does.
 
-python tests/test_ablation.py writes the table of docs/ablations.md anew.
+python tests/config/test_ablations.py writes the table of docs/ablations.md anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tests import runs
 
 from lore.base.errors import BadInput
 from lore.cli import train as cli
+from lore.cli.guard import BAD_INPUT, DONE, FAILED
 from lore.config.ablations import ARMS, LIMIT, arm_name
 from lore.config.compose import compose
 
@@ -69,7 +70,7 @@ def table() -> str:
 
 
 def test_the_documented_switches_are_those_of_the_configs() -> None:
-    assert table() in DOC.read_text(encoding="utf-8"), "run python tests/test_ablation.py"
+    assert table() in DOC.read_text(encoding="utf-8"), "run python tests/config/test_ablations.py"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -142,7 +143,7 @@ def test_a_contradiction_ends_the_command_with_one_line_and_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["+ablation=D", "gate=none"]) == cli.BAD_INPUT
+    assert cli.main(["+ablation=D", "gate=none"]) == BAD_INPUT
     line = capfd.readouterr().err.strip()
     assert line.startswith("lore-train: gate: +ablation=D owns it") and "\n" not in line
     assert not list(tmp_path.iterdir())
@@ -156,7 +157,7 @@ def test_an_unknown_gate_or_provider_leaves_no_folder_behind(
         ("gate.name=nobody", "fixed, follow, lore"),
         ("llm.provider=nobody", "anthropic"),
     ):
-        assert cli.main([override]) == cli.BAD_INPUT
+        assert cli.main([override]) == BAD_INPUT
         line = capfd.readouterr().err.strip()
         assert line.startswith(f"lore-train: {override.split('=')[0]}: unknown") and right in line
         assert not list(tmp_path.iterdir())
@@ -244,7 +245,7 @@ def test_a_study_puts_every_job_into_a_folder_of_its_own(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     arguments = ["-m", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=study"]
     arguments += [*runs.TINY, "run.steps=40", "run.eval_every=0", "+ablation=A,D", "seed=0,1"]
-    assert cli.main(arguments) == cli.DONE
+    assert cli.main(arguments) == DONE
     names = {path.name for path in (tmp_path / "study").iterdir() if path.is_dir()}
     assert {re.sub(r"^\d+_", "", name) for name in names} == {
         f"MiniGrid-Empty-Random-5x5-v0_{arm}_seed{seed}" for arm in "AD" for seed in (0, 1)
@@ -270,7 +271,7 @@ def test_a_job_that_fails_stops_no_other(
     monkeypatch.setattr(train.Trainer, "learn", learn)
     monkeypatch.chdir(tmp_path)
     arguments = ["-m", "hydra.sweep.dir=study", *runs.TINY, "run.steps=40", "run.eval_every=0", "seed=0,1,2"]
-    assert cli.main(arguments) == cli.FAILED
+    assert cli.main(arguments) == FAILED
     status = {p.name[-1]: runs.summary(p)["status"] for p in (tmp_path / "study").iterdir() if p.is_dir()}
     assert status == {"0": "finished", "1": "failed", "2": "finished"}
     assert "failed: 1_MiniGrid-Empty-Random-5x5-v0_E_seed1" in capfd.readouterr().err
