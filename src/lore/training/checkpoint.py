@@ -70,8 +70,6 @@ class Checkpoints:
         latents: dict[str, Any] | None,
     ) -> None:
         final = self.dir / f"step-{env_step:09d}"
-        if final.exists():
-            return  # resumed here and stopped before another step: it holds this very state
         partial = self.dir / f".partial-{env_step:09d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -83,8 +81,11 @@ class Checkpoints:
         _write(partial / "segments.json", segments)
         _write(partial / "state.pt", state)
         sync_folder(partial)
+        if final.exists():  # made when a stop cut this step short; the one before it still stands
+            os.rename(final, self.dir / f".partial-{env_step:09d}-replaced")
         os.rename(partial, final)
         sync_folder(self.dir)
+        shutil.rmtree(self.dir / f".partial-{env_step:09d}-replaced", ignore_errors=True)
         self._prune()
 
     def load(self) -> dict[str, Any] | None:

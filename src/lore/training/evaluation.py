@@ -27,20 +27,43 @@ class Evaluator:
         self._envs: list[EpisodicEnv] = []
 
     def run(
-        self, agent: Agent, env_step: int, greedy: bool = False, advice: Guidance | None = None
+        self,
+        agent: Agent,
+        env_step: int,
+        greedy: bool = False,
+        advice: Guidance | None = None,
+        between: Callable[[int, int], None] | None = None,
     ) -> list[Episode]:
-        """One episode for each held-out seed, in their order. advice: for as many environments."""
+        """Play one episode for each held-out seed.
+
+        Args:
+            agent: That plays, without learning.
+            env_step: Of the run; with the seed it chooses the random stream.
+            greedy: The likeliest action instead of a sample.
+            advice: For as many environments as there are episodes; None without.
+            between: Called before every step with the number of episodes that are over, and of all. What it
+                raises ends the evaluation, and leaves nothing behind.
+
+        Returns:
+            The episodes, in the order of their seeds.
+        """
+        between = between or _do_nothing
         while len(self._envs) < self.episodes:
+            between(0, self.episodes)
             self._envs.append(self.make_env())
         mode = "advised" if advice else "greedy" if greedy else "sampled"
         rng = generator(self.seed, f"evaluation/{mode}/{env_step}", agent.device)
         policy = GuidedPolicy(agent, self._envs[0].obs_spec, rng, greedy, advice)
         for env in self._envs:
             env.remember = advice is not None  # a map costs time, and only an adviser reads it
-        games = [_Game(env, i, env_step) for i, env in enumerate(self._envs)]
+        games = []
+        for i, env in enumerate(self._envs):
+            between(0, self.episodes)
+            games.append(_Game(env, i, env_step))
         carry = agent.initial(self.episodes)
         # Episodes that are over stay in the batch: every new batch size would cost time and memory.
-        while any(not game.over for game in games):
+        while (over := sum(game.over for game in games)) < len(games):
+            between(over, len(games))
             obs = {k: np.stack([g.obs[k] for g in games]) for k in games[0].obs}
             obs["is_first"] = np.array([g.length == 0 for g in games])
             obs["is_last"] = np.array([g.over for g in games])
@@ -50,6 +73,10 @@ class Evaluator:
                 if not game.over:
                     game.step(action)
         return [g.episode() for g in games]
+
+
+def _do_nothing(over: int, episodes: int) -> None:
+    pass
 
 
 class _Game:

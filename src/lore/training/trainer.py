@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,22 +31,21 @@ from lore.training.build import build_advised_gate, build_adviser, build_agent, 
 from lore.training.checkpoint import Checkpoints
 from lore.training.evaluation import Evaluator, score
 from lore.training.exploration_noise import ActionNoise
+from lore.training.signals import Stop, Stopped, stop_on_signals
 
 
 def train(cfg: Config, run_dir: Path) -> str:
     """Train in `run_dir`, from its latest checkpoint if it holds one. Returns "finished" or "interrupted".
 
-    The first Ctrl-C (or SIGTERM) stops after the step under way and saves; a second one stops there.
+    The first signal that asks for a stop (see lore.training.signals) ends the step under way, of training or
+    of an evaluation, and saves; a second Ctrl-C stops there.
     """
     keep_freed_memory()
-    with RunLogger(run_dir, cfg.logger, asdict(cfg), arm=arm_name(cfg)) as logger, _stop_signal() as stop:
-        trainer = Trainer(cfg, run_dir, logger)
+    with RunLogger(run_dir, cfg.logger, asdict(cfg), arm=arm_name(cfg)) as logger, stop_on_signals() as stop:
+        trainer = Trainer(cfg, run_dir, logger, stop)
         try:
             trainer.restore()
-            while trainer.env_step < cfg.run.steps and not stop:
-                trainer.tick()
-            status = "finished" if trainer.env_step >= cfg.run.steps else "interrupted"
-            trainer.finish(status)
+            status = trainer.run()
         finally:
             trainer.checkpoints.wait()  # a save under way is completed whatever happened
         logger.close(status, next_command(cfg.agent.name, run_dir) if status == "finished" else "")
@@ -57,10 +53,14 @@ def train(cfg: Config, run_dir: Path) -> str:
 
 
 class Trainer:
-    """Everything that takes part in a run, and one `tick` that moves it on."""
+    """Everything that takes part in a run, and one `tick` that moves it on.
 
-    def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger):
-        self.cfg, self.logger = cfg, logger
+    todo: what is left of a tick that a stop has cut short; a resumed run begins with it.
+    """
+
+    def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger, stop: Stop | None = None):
+        self.cfg, self.logger, self.stop = cfg, logger, stop or Stop()
+        self.todo: list[str] = []
         advised = is_advised(cfg)
         self.remembers = advised or cfg.explore.valid_noise
         self.envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=self.remembers)
@@ -95,7 +95,7 @@ class Trainer:
         self.window: deque[bool] = deque(maxlen=WINDOW)
         self.episodes = self.successes = 0
         self.layouts: set[str] = set()
-        self.saved_step = -1
+        self.saved: tuple[int, int, list[str]] | None = None  # env_step, updates and todo of the latest save
         self.wall_before, self.started = 0.0, time.monotonic()
 
     @property
@@ -114,18 +114,45 @@ class Trainer:
         discount = 1.0 - 1.0 / self.cfg.agent.discount_horizon
         return Guidance(self.gate, adviser, heads.get("prior_net"), discount, rng)  # type: ignore[arg-type]
 
+    def run(self) -> str:
+        """Tick to the end, or until a stop is asked for, and save. Returns "finished" or "interrupted"."""
+        try:
+            while self.env_step < self.cfg.run.steps or self.todo:
+                self.stop.check()
+                self.tick()
+            if self.cfg.run.eval_every and (not self.curve or self.curve[-1][0] != self.env_step):
+                self.evaluate()
+            status = "finished"
+        except Stopped:
+            status = "interrupted"
+        self.save()
+        self.checkpoints.wait()
+        self.summary(status)
+        return status
+
     def tick(self) -> None:
-        """One step of every environment, and the gradient steps that are due for it."""
+        """One step of every environment, and the gradient steps that are due for it.
+
+        Raises Stopped between two steps where a stop was asked for: the next tick then does what is left.
+        """
+        if not self.todo:
+            self.todo = self._act()
+        work = {"learn": self.learn, "log": self.log, "evaluate": self.evaluate, "save": self.save}
+        while self.todo:
+            name = self.todo.pop(0)
+            try:
+                work[name]()
+            except Stopped:
+                self.todo.insert(0, name)
+                raise
+
+    def _act(self) -> list[str]:
+        """Act once. What is due after it, in order."""
         before = self.env_step
         self.act()
-        self.learn()
         run = self.cfg.run
-        if self._due(run.log_every, before):
-            self.log()
-        if self._due(run.eval_every, before):
-            self.evaluate()
-        if self._due(run.save_every, before):
-            self.save()
+        rhythm = {"log": run.log_every, "evaluate": run.eval_every, "save": run.save_every}
+        return ["learn", *(name for name, every in rhythm.items() if self._due(every, before))]
 
     def act(self) -> None:
         """One step of every environment, remembered."""
@@ -189,6 +216,7 @@ class Trainer:
         if self.learner.guide is not None:
             self.learner.guide.env_step = self.env_step
         while self.updates < due:
+            self.stop.check()
             batch = self.replay.sample(agent.batch_size, agent.seq_len, self.cfg.replay.success_bias)
             self.metrics.add({"replay/success_share": batch.success.any(1).float().mean()})
             metrics, latent = self.learner.update(batch, report=self.report_due)
@@ -217,21 +245,26 @@ class Trainer:
         return {**self.guidance.influence(), **self.adviser.metrics()}
 
     def evaluate(self) -> None:
-        """Held-out episodes with advice off, and the summary of the run so far."""
+        """Held-out episodes with advice off, and the summary of the run so far.
+
+        Raises Stopped between two of their steps where a stop was asked for; nothing of it then stays.
+        """
         started = time.monotonic()
-        sampled = score(self.evaluator.run(self.agent, self.env_step), self.layouts)
+        play = partial(self.evaluator.run, self.agent, self.env_step, between=self._between)
+        sampled = score(play(), self.layouts)
         values = {
             "eval/return": sampled.return_,
             "eval/length": sampled.length,
             "eval/unseen_layouts": sampled.unseen,
         }
+        greedy, advised = self.greedy, self.advised
         if self.cfg.run.eval_greedy:
-            self.greedy = score(self.evaluator.run(self.agent, self.env_step, greedy=True), set()).success
+            greedy = score(play(greedy=True), set()).success
         if self.adviser and self.cfg.run.eval_advised:
             reader = self.adviser.reader(self.evaluator.episodes)
-            advised = self.evaluator.run(self.agent, self.env_step, advice=self.advice(reader))
-            self.advised = score(advised, set()).success
-            values["eval/success_advised"] = self.advised
+            advised = score(play(advice=self.advice(reader)), set()).success
+            values["eval/success_advised"] = advised
+        self.greedy, self.advised = greedy, advised
         self.curve.append([self.env_step, sampled.success])
         values["time/eval_s"] = time.monotonic() - started
         self.logger.evaluation(self.env_step, sampled.success, self.greedy, values)
@@ -255,22 +288,16 @@ class Trainer:
             )
         )
 
-    def finish(self, status: str) -> None:
-        """Evaluate a finished run once more unless it just was, save, and write the last summary."""
-        if (
-            status == "finished"
-            and self.cfg.run.eval_every
-            and (not self.curve or self.curve[-1][0] != self.env_step)
-        ):
-            self.evaluate()
-        self.save()
-        self.checkpoints.wait()
-        self.summary(status)
+    def _between(self, over: int, episodes: int) -> None:
+        """Called between two steps of an evaluation of which `over` of `episodes` have ended."""
+        self.stop.check()
 
     def save(self) -> None:
-        if self.saved_step != self.env_step:
+        """Save unless this state is the latest save. One in the middle of this step is replaced."""
+        now = (self.env_step, self.updates, list(self.todo))
+        if self.saved != now:
             self.checkpoints.save(self.env_step, self.state_dict())
-            self.saved_step = self.env_step
+            self.saved = now
 
     def restore(self) -> None:
         """Go on from the latest checkpoint; a run that has none starts here, with one at step 0."""
@@ -280,7 +307,7 @@ class Trainer:
             self.save()
         else:
             self.load_state_dict(state)
-            self.saved_step = self.env_step
+            self.saved = (self.env_step, self.updates, list(self.todo))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next tick depends on, but for the replay."""
@@ -307,6 +334,7 @@ class Trainer:
             "episodes": [self.episodes, self.successes],
             "layouts": sorted(self.layouts),
             "wall_s": self.wall_s,
+            "todo": list(self.todo),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -337,24 +365,7 @@ class Trainer:
         self.episodes, self.successes = state["episodes"]
         self.layouts = set(state["layouts"])
         self.wall_before = state["wall_s"]
+        self.todo = list(state.get("todo", ()))  # older checkpoints were made between two ticks
 
     def _due(self, every: int, before: int) -> bool:
         return every > 0 and self.env_step // every > before // every
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """A list that is filled by the first SIGINT or SIGTERM; the second raises KeyboardInterrupt."""
-    caught: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
