@@ -139,7 +139,7 @@ def probs(logits: Tensor, size: SizeOptions = TINY, mix: float = 0.01) -> Tensor
 
 
 def prior(w: dict[str, Tensor], deter: Tensor) -> Tensor:
-    return probs(mlp(under(w, "prior_net"), deter))
+    return probs(mlp(under(w, "dynamics_predictor"), deter))
 
 
 def posterior(w: dict[str, Tensor], deter: Tensor, tokens: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def groups(agent):
         "posterior": torch.nn.ModuleList([rssm.posterior_hidden, rssm.posterior_logits]),
         "core": torch.nn.ModuleList([rssm.in_deter, rssm.in_stoch, rssm.in_action, rssm.core_hidden,
                                      rssm.core_norm, rssm.core_gates]),
-        "prior": rssm.prior_net,
+        "prior": rssm.dynamics_predictor,
         "decoder": w.decoder,
         "reward": w.reward,
         "cont": w.cont,

@@ -128,7 +128,7 @@ def test_observe_has_every_gradient_of_a_plain_loop(through, seed):
     up_feat[..., :D] *= through in ("deter", "all")
     up_feat[..., D:] *= through in ("stoch", "all")
     up_probs *= through in ("probs", "all")
-    names = [k for k in w if not k.startswith("prior_net")]
+    names = [k for k in w if not k.startswith("dynamics_predictor")]
     params = dict(rssm.named_parameters())
     a = torch.autograd.grad(
         (got.feat * up_feat).sum() + (got.probs * up_probs).sum(), [params[k] for k in names] + [tokens]
@@ -145,7 +145,7 @@ def test_observe_leaves_the_prior_network_out():
     rssm, (start, actions, tokens, first) = make(), inputs()
     got = rssm.observe(start, actions, tokens, first, rng(3))
     grads = torch.autograd.grad(
-        got.feat.sum() + got.probs.sum(), list(rssm.prior_net.parameters()), allow_unused=True
+        got.feat.sum() + got.probs.sum(), list(rssm.dynamics_predictor.parameters()), allow_unused=True
     )
     assert all(g is None for g in grads)
 
@@ -280,7 +280,7 @@ def test_dyn_reaches_the_prior_and_not_the_posterior():
     rssm, seen = make(free_nats=0.0), observed()
     rssm.kl_losses(seen)["dyn"].sum().backward()
     assert seen.probs.grad is None
-    assert all(p.grad.any() for p in rssm.prior_net.parameters())
+    assert all(p.grad.any() for p in rssm.dynamics_predictor.parameters())
     assert seen.feat.grad[..., :D].any() and not seen.feat.grad[..., D:].any()
 
 
@@ -288,7 +288,7 @@ def test_rep_reaches_the_posterior_and_not_the_prior():
     rssm, seen = make(free_nats=0.0), observed()
     rssm.kl_losses(seen)["rep"].sum().backward()
     assert seen.probs.grad.any()
-    assert all(p.grad is None for p in rssm.prior_net.parameters())
+    assert all(p.grad is None for p in rssm.dynamics_predictor.parameters())
     assert seen.feat.grad is None
 
 
@@ -298,7 +298,7 @@ def test_kl_below_the_free_nats_is_flat():
     assert (losses["dyn"] == 1e6).all() and (losses["rep"] == 1e6).all()
     (losses["dyn"] + losses["rep"]).sum().backward()
     assert not seen.probs.grad.any()
-    assert not any(p.grad.any() for p in rssm.prior_net.parameters())
+    assert not any(p.grad.any() for p in rssm.dynamics_predictor.parameters())
 
 
 def test_free_nats_apply_to_each_step_by_itself():
@@ -317,8 +317,8 @@ def test_prior_in_the_kl_keeps_the_uniform_share():
     """A prior that is sure and wrong costs at most log(K / mix) a latent, because it is mixed first."""
     rssm = make(free_nats=0.0)
     with torch.no_grad():
-        rssm.prior_net.layers[-1].weight.zero_()
-        rssm.prior_net.layers[-1].bias.copy_(torch.tensor([200.0, 0, 0, 0]).repeat(S))
+        rssm.dynamics_predictor.layers[-1].weight.zero_()
+        rssm.dynamics_predictor.layers[-1].bias.copy_(torch.tensor([200.0, 0, 0, 0]).repeat(S))
     post = torch.zeros(1, 1, S, K)
     post[..., 1] = 1.0
     feat = torch.zeros(1, 1, D + S * K)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lore.gate import centred
 from lore.gate.temperature import (
-    MARGIN,
+    ABOVE_TIES,
     MATCH,
     build_temperature,
     entropy_temperature,
@@ -44,7 +44,7 @@ def one_hot(k: int) -> Tensor:
 def test_the_entropy_is_the_share_that_was_asked_for(share: float) -> None:
     x = level(torch.distributions.Dirichlet(torch.full((A,), 0.3)).sample((300,)))
     ties = (x >= x.amax(-1, keepdim=True) - 0.05).sum(-1)
-    free = ties.double().log() + MARGIN * LOG < share * LOG
+    free = ties.double().log() + ABOVE_TIES * LOG < share * LOG
     assert free.sum() > 200
     got = entropy(x, entropy_temperature(x, share))
     torch.testing.assert_close(got[free], torch.full_like(got[free], share * LOG), atol=1e-3, rtol=0)
@@ -54,7 +54,7 @@ def test_the_entropy_is_the_share_that_was_asked_for(share: float) -> None:
 def test_with_k_ties_for_the_best_it_is_no_lower_than_log_k(k: int) -> None:
     x = level(one_hot(k))
     got = entropy(x, entropy_temperature(x, 0.5)).item()
-    assert got == pytest.approx(max(0.5 * LOG, math.log(k) + MARGIN * LOG), abs=1e-3)
+    assert got == pytest.approx(max(0.5 * LOG, math.log(k) + ABOVE_TIES * LOG), abs=1e-3)
 
 
 def test_advice_that_is_equal_or_nearly_so_gives_no_bonus() -> None:

@@ -6,26 +6,14 @@ A letter owns its switches: who overrides one of them runs something else, and i
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from lore.base.errors import BadInput
 from lore.config.options import Config
 
+ANY_NUMBER: Final = object()
+"""Value of a switch that is a limit: the arm allows any number, and refuses null, which lifts the limit."""
 
-class _Limit:
-    """Any number: a limit that may be moved, but not lifted."""
-
-    def __eq__(self, value: object) -> bool:
-        return value is not None
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return "a number"
-
-
-LIMIT = _Limit()
 FREE = {
     "llm.triggers": False,
     "llm.latch": False,
@@ -36,9 +24,9 @@ FREE = {
 LIMITED = {
     "llm.triggers": True,
     "llm.latch": True,
-    "llm.cooldown_steps": LIMIT,
-    "llm.success_cooldown_steps": LIMIT,
-    "llm.budget_total": LIMIT,
+    "llm.cooldown_steps": ANY_NUMBER,
+    "llm.success_cooldown_steps": ANY_NUMBER,
+    "llm.budget_total": ANY_NUMBER,
 }
 
 
@@ -59,24 +47,37 @@ ARMS: dict[str, dict[str, Any]] = {
 """Arm -> the switches that it owns, with their values. conf/ablation/ARM.yaml sets them."""
 
 
+def allows(wanted: Any, value: Any) -> bool:
+    """Say whether a switch that an arm wants at `wanted` may have the value `value`."""
+    return value is not None if wanted is ANY_NUMBER else value == wanted
+
+
 def check_arm(cfg: Config) -> None:
-    """Raise BadInput where a switch that `cfg.ablation` owns was overridden."""
+    """Check that a run has every switch as its arm sets it.
+
+    Args:
+        cfg: The options of the run; `cfg.ablation` names the arm, None for none.
+
+    Raises:
+        BadInput: There is no such arm, or a switch that it owns was overridden.
+    """
     if cfg.ablation is None:
         return
     if cfg.ablation not in ARMS:
         raise BadInput("ablation", f"no {cfg.ablation!r}; use one of {', '.join(ARMS)}, as in +ablation=D")
-    for key, value in ARMS[cfg.ablation].items():
-        if value != attrgetter(key)(cfg):
+    for key, wanted in ARMS[cfg.ablation].items():
+        value = attrgetter(key)(cfg)
+        if not allows(wanted, value):
             group = "gate" if key == "gate.name" else key
             raise BadInput(
                 group,
-                f"+ablation={cfg.ablation} owns it: {_plain(value)}, not {_plain(attrgetter(key)(cfg))}; "
+                f"+ablation={cfg.ablation} owns it: {_in_yaml(wanted)}, not {_in_yaml(value)}; "
                 "leave the ablation out to set it yourself",
             )
 
 
 def arm_name(cfg: Config) -> str:
-    """What a run is called in a study: `cfg.ablation`, or the letter that it amounts to, else custom.
+    """Name a run as a study does: `cfg.ablation`, or the letter that its switches amount to, else custom.
 
     Another adviser than the scripted one is named too, as in D-oracle. Runs without DreamerV3 are called by
     whom they follow: random, or the adviser's name.
@@ -92,10 +93,10 @@ def arm_name(cfg: Config) -> str:
 
 
 def _matches(cfg: Config, switches: dict[str, Any]) -> bool:
-    return all(value == attrgetter(key)(cfg) for key, value in switches.items())
+    return all(allows(wanted, attrgetter(key)(cfg)) for key, wanted in switches.items())
 
 
-def _plain(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, value) if value is not LIMIT else repr(value)
-    )
+def _in_yaml(value: Any) -> str:
+    if value is ANY_NUMBER:
+        return "a number"
+    return {None: "null", True: "true", False: "false"}.get(value, str(value))

@@ -73,7 +73,7 @@ class RSSM(nn.Module):
         self.core_gates = BlockLinear(size.blocks, size.deter, 3 * size.deter, rng)
         self.posterior_hidden = Dense(size.deter + embed, hidden, rng)
         self.posterior_logits = Linear(hidden, flat, rng)
-        self.prior_net = MLP(size.deter, hidden, 2, rng, flat)
+        self.dynamics_predictor = MLP(size.deter, hidden, 2, rng, flat)
 
     @property
     def features(self) -> int:
@@ -124,7 +124,7 @@ class RSSM(nn.Module):
 
     def prior_probs(self, deter: Tensor) -> Tensor:
         """(..., D) -> prior probabilities (..., S, K), float32."""
-        logits = self.prior_net(deter).float().unflatten(-1, (self.stoch, self.classes))
+        logits = self.dynamics_predictor(deter).float().unflatten(-1, (self.stoch, self.classes))
         return unimix_probs(logits, self.unimix)
 
     def posterior(self, deter: Tensor, tokens: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class RSSM(nn.Module):
         out = torch.empty_like(feat) if out is None else out
         deter, stoch = out[:, : self.deter], out[:, self.deter :]
         self.core(feat[:, : self.deter], feat[:, self.deter :], action, core, deter)
-        logits = self.prior_net(deter).unflatten(-1, (self.stoch, self.classes))
+        logits = self.dynamics_predictor(deter).unflatten(-1, (self.stoch, self.classes))
         fused.sample(logits, uniform, self.unimix, stoch)
         return out
 

@@ -10,15 +10,22 @@ from torch import Tensor
 
 from lore.config.options import KLOptions
 from lore.gate.mix import divergence, mix
-from lore.gate.roots import bracket
+from lore.gate.roots import crossing_interval
 
-ROUNDING = 1e-5  # share of delta that a projection stays below it, so that float32 does not step over
+PROJECTION_SLACK = (
+    1e-5  # `project` aims at this share below delta, so that float32 rounding stays under delta
+)
 
 
 class KLControl:
-    """The constraint KL(pi_mix || pi_wm) <= delta_target. mode, delta_target, kl_lr, lambda_max: assignable.
+    """The constraint KL(pi_mix || pi_wm) <= delta_target.
 
-    multiplier: lambda, a 0-d tensor.
+    Attributes, each of which may be assigned:
+        mode: none, penalty or project.
+        delta_target: What the KL is held to, in nats.
+        kl_lr: Step of the multiplier at an update.
+        lambda_max: Largest multiplier.
+        multiplier: The multiplier lambda, a 0-d tensor.
     """
 
     def __init__(self, options: KLOptions, device: torch.device | str = "cpu"):
@@ -27,9 +34,14 @@ class KLControl:
         self.multiplier = torch.zeros((), device=device)
 
     def loss(self, total: Tensor, count: Tensor) -> Tensor:
-        """lambda * ReLU(KL - delta), 0-d, and lambda moved on; total: sum of the KL over `count` states.
+        """Compute the penalty lambda * ReLU(KL - delta), then move lambda on.
 
-        Without any state there is no loss, and lambda stays.
+        Args:
+            total: Sum of the KL over the states, 0-d, with gradient.
+            count: Number of the states, 0-d. With 0 there is no loss, and lambda stays.
+
+        Returns:
+            The penalty, 0-d.
         """
         kl = total / count.clamp(min=1)
         loss = self.multiplier * torch.relu(kl - self.delta_target)
@@ -38,9 +50,17 @@ class KLControl:
         return torch.where(count > 0, loss, 0.0)
 
     def project(self, logits: Tensor, beta: Tensor, bonus: Tensor) -> Tensor:
-        """The largest beta' <= beta with KL <= delta_target: (N, A), (N,), (N, A) -> (N,).
+        """Lower beta until KL(pi_mix || pi_wm) <= delta_target.
 
         The KL grows with beta: its derivative is beta times the variance of the bonus under pi_mix.
+
+        Args:
+            logits: l_wm, (N, A).
+            beta: (N,).
+            bonus: l~, (N, A).
+
+        Returns:
+            The largest beta' <= beta that the constraint allows, (N,).
         """
         if self.delta_target <= 0:
             return torch.zeros_like(beta)
@@ -53,8 +73,8 @@ class KLControl:
             mixed = wide.unsqueeze(1) + x.unsqueeze(-1) * steps.unsqueeze(1)
             return -divergence(mixed, wide.unsqueeze(1))
 
-        level = torch.full_like(beta.double(), -self.delta_target * (1.0 - ROUNDING))
-        low, _ = bracket(room, level, torch.zeros_like(level), beta.double())
+        level = torch.full_like(beta.double(), -self.delta_target * (1.0 - PROJECTION_SLACK))
+        low, _ = crossing_interval(room, level, torch.zeros_like(level), beta.double())
         return torch.where(over, low.float(), beta)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -7,16 +7,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-POINTS, PASSES = 48, 4  # the last bracket is (1 / 47)^4 of the first: 2e-7
+POINTS, PASSES = 48, 4  # the last interval is (1 / 47)^4 of the first: 2e-7
 
 
-def bracket(
+def crossing_interval(
     falling: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The narrow part of [low, high] in which falling(x) passes `level`, low and high (N,).
+    """Find the narrow interval in which a falling function crosses a level, for N rows at once.
 
-    falling: x (N, G) -> (N, G), not rising in x. At the lower end it is still above the level, unless it
-    never was: then the bracket lies at `low`; where it never falls below it, at `high`.
+    Args:
+        falling: The function, x (N, G) -> (N, G); it never rises in x.
+        level: The level of each row, (N,).
+        low: Lower end of the interval that is searched, (N,).
+        high: Upper end, (N,).
+
+    Returns:
+        Lower and upper end of the narrow interval, (N,) each. Where the function starts below the level, the
+        interval lies at `low`; where it never falls below the level, at `high`.
     """
     share = torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device)
     for _ in range(PASSES):

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lore.gate.roots import bracket
+from lore.gate.roots import crossing_interval
 
 TIE = 0.05  # nats: advice that differs by less is no difference, and is not made one by a low temperature
-MARGIN = 0.01  # of log A: how far above the entropy of their ties the others are kept
+ABOVE_TIES = 0.01  # `entropy` aims at log k plus this share of log A, where k actions tie for the best
 COLDEST, HOTTEST = 0.01, 100.0  # bounds of `entropy`
 MATCH = (0.5, 3.0)  # bounds of `match`
 
@@ -24,7 +24,16 @@ Temperature = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_temperature(mode: str, entropy_share: float, fixed: float) -> Temperature:
-    """The temperature that `gate.temperature=MODE` stands for. Raises KeyError for another mode."""
+    """Build the temperature that `gate.temperature=MODE` stands for.
+
+    Args:
+        mode: entropy, match or fixed.
+        entropy_share: Entropy of the advised distribution as a share of log A, for `entropy`.
+        fixed: The temperature, for `fixed`.
+
+    Raises:
+        KeyError: There is no such mode.
+    """
     modes: dict[str, Temperature] = {
         "entropy": partial(_entropy, share=entropy_share),
         "match": match_temperature,
@@ -34,31 +43,45 @@ def build_temperature(mode: str, entropy_share: float, fixed: float) -> Temperat
 
 
 def entropy_temperature(level: Tensor, share: float) -> Tensor:
-    """T with H(softmax(level / T)) = share * log A, or the nearest that ties for the best allow; (N,).
+    """Find T with H(softmax(level / T)) = share * log A, or the nearest entropy that ties allow.
 
-    Where k actions share the best place, entropy cannot fall below log k: then it is held just above that.
-    inf where all actions do.
+    Where k actions tie for the best, the entropy cannot fall below log k, so log k + ABOVE_TIES * log A is
+    aimed at.
+
+    Args:
+        level: Centred advice, (N, A).
+        share: Entropy wanted, as a share of log A.
+
+    Returns:
+        T, (N,); inf where all actions tie.
     """
     level = level.double()
     scale = math.log(level.shape[-1])
     best = (level >= level.amax(-1, keepdim=True) - TIE).sum(-1)  # (N,)
-    target = torch.maximum(best.log() + MARGIN * scale, torch.full_like(level[:, 0], share * scale))
+    target = torch.maximum(best.log() + ABOVE_TIES * scale, torch.full_like(level[:, 0], share * scale))
 
     def entropy(log_inverse: Tensor) -> Tensor:
         log_probs = (level.unsqueeze(1) * log_inverse.exp().unsqueeze(-1)).log_softmax(-1)  # (N, G, A)
         return -(log_probs.exp() * log_probs).sum(-1)
 
     ends = [torch.full_like(target, -math.log(t)) for t in (HOTTEST, COLDEST)]
-    low, high = bracket(entropy, target, *ends)
+    low, high = crossing_interval(entropy, target, *ends)
     temperature = torch.exp(-(low + high) / 2)
     return torch.where(best == level.shape[-1], math.inf, temperature).float()
 
 
 def match_temperature(level: Tensor, logits: Tensor) -> Tensor:
-    """argmin over T in [0.5, 3] of KL(softmax(logits) || softmax(level / T)), (N,).
+    """Find the T in [0.5, 3] that minimises KL(softmax(logits) || softmax(level / T)).
 
     The KL is convex in 1 / T; its slope is E_T[level] - E_wm[level], which rises with 1 / T. Where the
     slope has no zero in the interval, T is the end that it points to: exactly MATCH[0] or MATCH[1].
+
+    Args:
+        level: Centred advice, (N, A).
+        logits: l_wm, (N, A).
+
+    Returns:
+        T, (N,); inf where the advice says nothing.
     """
     level = level.double()
     wanted = (logits.double().softmax(-1) * level).sum(-1)  # (N,): E_wm[level]
@@ -67,13 +90,13 @@ def match_temperature(level: Tensor, logits: Tensor) -> Tensor:
         return -((level.unsqueeze(1) * inverse.unsqueeze(-1)).softmax(-1) * level.unsqueeze(1)).sum(-1)
 
     ends = [torch.full_like(wanted, 1.0 / t) for t in reversed(MATCH)]
-    low, high = bracket(missing, -wanted, *ends)
+    low, high = crossing_interval(missing, -wanted, *ends)
     middle = torch.where(low == ends[0], ends[0], torch.where(high == ends[1], ends[1], (low + high) / 2))
     return torch.where(level.amax(-1) - level.amin(-1) < TIE, math.inf, 1.0 / middle).float()
 
 
 def pinned(temperature: Tensor) -> Tensor:
-    """Where `match` stands at an end of its interval: (N,) bool."""
+    """Say where `match` stands at an end of its interval: T (N,) -> (N,) bool."""
     return (temperature == MATCH[0]) | (temperature == MATCH[1])
 
 
