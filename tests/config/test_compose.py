@@ -90,8 +90,6 @@ def test_a_choice_on_the_command_line_beats_the_preset() -> None:
         ("env.actions=some", "env.actions", "all, useful"),
         ("logger.wandb=online", "logger.wandb", "offline"),
         ("device=tpu", "device", "cuda:N"),
-        ("env.id=MiniGrid-DoorKey-5x5", "env.id", "MiniGrid-DoorKey-5x5-v0"),
-        ("env.id=CartPole-v1", "env.id", "not a MiniGrid or BabyAI id"),
         ("env.max_steps=0", "env.max_steps", "null"),
     ],
 )

@@ -16,6 +16,7 @@ from tests.envs.test_make import NAMES, load
 from lore.base.types import Thing
 from lore.config.options import EnvOptions
 from lore.envs import MODES, MiniGridAdapter, make_env, make_vec
+from lore.envs.missions import MissionCode
 from lore.envs.remembered_map import MapMemory
 
 IDS = [i for i in gym.registry if i.startswith(("MiniGrid-", "BabyAI-")) and "WFC" not in i]
@@ -142,7 +143,7 @@ def test_solved_episodes_are_remembered_as_they_were(name):
 @pytest.mark.parametrize("env_id", ["MiniGrid-KeyCorridorS3R3-v0", "MiniGrid-Empty-8x8-v0", "BabyAI-GoTo-v0"])
 def test_views_of_other_sizes(env_id, size):
     env = gym.make(env_id, agent_view_size=size)
-    ours = MiniGridAdapter(env, "symbolic", range(7), 0, remember=True)
+    ours = MiniGridAdapter(env, "symbolic", range(7), MissionCode(0), remember=True)
     quiet_reset(ours, 3)
     witness = Witness(ours)
     witness.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -23,3 +24,15 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def as_file_name(text: str) -> str:
+    """Spell a name so that every file system takes it as one part of a path.
+
+    Args:
+        text: Any name, such as "my_package:MyLab-v0" or "lab/MyLab-v0".
+
+    Returns:
+        The text with a dash for every run of characters other than letters, digits, ".", "_", "+" and "-".
+    """
+    return re.sub(r"[^\w.+-]+", "-", text)

@@ -1,12 +1,11 @@
 """What the types cannot say: ranges, choices and combinations of options, checked before anything is built.
 
 Pure: takes the dataclasses of `lore.config.options`, raises `BadInput`. torch is imported only to look for a
-GPU that was asked for.
+GPU that was asked for. What can be wrong with the task itself is said where it is made, by `lore.envs.make`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from operator import attrgetter
@@ -126,7 +125,6 @@ def check(cfg: Config) -> None:
     check_arm(cfg)
     _gate(cfg)
     _llm(cfg)
-    _env(cfg)
     _device(cfg.device)
 
 
@@ -209,19 +207,6 @@ def _entries(key: str, values: dict[str, float], known: dict[str, float], what: 
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise BadInput(f"{key}.{name}", f"{value} must be at least 0")
-
-
-def _env(cfg: Config) -> None:
-    import gymnasium
-    import minigrid  # noqa: F401  (registers its environments)
-
-    ids = [name for name, spec in gymnasium.registry.items() if "minigrid" in str(spec.entry_point)]
-    if cfg.env.id in ids:
-        return
-    near = difflib.get_close_matches(cfg.env.id, ids, n=3, cutoff=0.4)
-    hint = ", ".join(near or ["MiniGrid-DoorKey-5x5-v0"])
-    what = "is not a MiniGrid or BabyAI id" if cfg.env.id in gymnasium.registry else "is not registered"
-    raise BadInput("env.id", f"{cfg.env.id!r} {what}; use a MiniGrid or BabyAI id, such as {hint}")
 
 
 def _llm(cfg: Config) -> None:

@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from lore.base.errors import BadInput
+from lore.base.files import as_file_name
 from lore.config.ablations import arm_name
 from lore.config.checks import check, check_eval
 from lore.config.options import Config, EvalOptions
@@ -52,6 +53,7 @@ PRESETS = ("preset", "ablation")  # groups that are added (+preset=NAME), not ch
 
 ConfigStore.instance().store(name="schema", node=Config, provider="lore")
 OmegaConf.register_new_resolver("lore.arm", lambda *, _root_: arm_name(_root_), replace=True)
+OmegaConf.register_new_resolver("lore.task", lambda *, _root_: as_file_name(_root_.env.id), replace=True)
 OmegaConf.register_new_resolver("lore.cores", lambda: os.cpu_count() or 1, replace=True)
 
 
@@ -148,7 +150,7 @@ def explain(error: BaseException) -> BadInput:
     if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
         options = ", ".join(error.options or ())
-        other = "; any other MiniGrid or BabyAI id goes in env.id=ID" if group == "env" else ""
+        other = "; any other world goes in env.id=ID or env.id=PACKAGE:ID" if group == "env" else ""
         return BadInput(group or "config", f"no {name!r} here; use one of {options or '(none found)'}{other}")
     if isinstance(error, OverrideParseException):
         key = error.override.partition("=")[0]

@@ -30,7 +30,7 @@ class RunOptions:
 class EnvOptions:
     """The task."""
 
-    id: str = "MiniGrid-DoorKey-5x5-v0"  # any registered MiniGrid or BabyAI id
+    id: str = "MiniGrid-DoorKey-5x5-v0"  # of MiniGrid or BabyAI, PACKAGE:ID, or an entry point
     actions: str = "all"  # all | useful: leave out the actions that the task never needs
     shaping: float = 0.0  # coefficient of the potential-based shaping reward; 0 is off
     max_steps: int | None = None  # time limit of an episode in steps; null keeps the task's own

@@ -54,19 +54,29 @@ USEFUL: dict[str, tuple[int, ...]] = {
 
 
 def action_table(env_id: str, choice: str, available: int) -> tuple[int, ...]:
-    """MiniGrid's action numbers, in order, that the agent may choose from.
+    """Say which of MiniGrid's actions the agent may choose from.
 
-    available: size of the task's own action space. Raises BadInput naming `env.actions`.
+    Args:
+        env_id: The task, as `env.id` names it.
+        choice: all or useful.
+        available: Size of the task's own action space.
+
+    Returns:
+        MiniGrid's action numbers, in order.
+
+    Raises:
+        BadInput: Names `env.actions` where the choice is not known, or no table is for this task.
     """
     if choice == "all":
         return tuple(range(available))
     if choice != "useful":
         raise BadInput("env.actions", f"{choice!r} is not known; all or useful")
-    if env_id not in USEFUL:
-        close = get_close_matches(env_id, USEFUL, n=3)
+    name = env_id.rpartition(":")[2]  # without the package of PACKAGE:ID
+    if name not in USEFUL:
+        close = get_close_matches(name, USEFUL, n=3)
         hint = f" (known for {', '.join(close)})" if close else ""
         raise BadInput("env.actions", f"no table of useful actions for {env_id}{hint}; use env.actions=all")
-    return USEFUL[env_id]
+    return USEFUL[name]
 
 
 def valid_actions(state: GridState, names: Sequence[str]) -> list[bool]:

@@ -11,7 +11,8 @@ from minigrid.core.actions import Actions
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
 from lore.base.types import GridState, ObsSpec
-from lore.envs import agent_view, missions
+from lore.envs import agent_view
+from lore.envs.missions import MissionCode
 from lore.envs.privileged.truth import core, layout_hash
 from lore.envs.remembered_map import MapMemory
 
@@ -30,7 +31,7 @@ class MiniGridAdapter(gym.Wrapper):
       symbolic  object (V, V) of 11 classes, color (V, V) of 6, state (V, V) of 3, direction () of 4
       raw147    image (147,) float32: the same codes as plain numbers, and nothing else
       rgb64     image (64, 64, 3) uint8: the view, drawn
-    and, but for raw147, mission (L,) token ids where the task's mission varies (`mission_length` L > 0).
+    and, but for raw147, mission (L,) token ids where the task's mission varies (`missions.length` L > 0).
     Arrays are indexed [column, row] as MiniGrid's; the agent stands at [V // 2, V - 1]. The agent's own cell
     shows what it carries.
 
@@ -44,19 +45,19 @@ class MiniGridAdapter(gym.Wrapper):
         env: gym.Env,
         mode: str,
         actions: Sequence[int],
-        mission_length: int,
+        missions: MissionCode,
         *,
         remember: bool = False,
     ) -> None:
         super().__init__(env)
         self._world = core(env)
         size = self._world.agent_view_size
-        self.obs_spec = obs_spec(mode, size, mission_length)
+        self.obs_spec = obs_spec(mode, size, missions)
         self.action_names = [Actions(a).name for a in actions]
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
-        self._mode, self._actions, self._length = mode, tuple(int(a) for a in actions), mission_length
-        self._mission, self._tokens = "", np.zeros(mission_length, np.uint8)
+        self._mode, self._actions, self._missions = mode, tuple(int(a) for a in actions), missions
+        self._mission, self._tokens = "", np.zeros(missions.length, np.uint8)
         self.remember, self._memory = remember, MapMemory(self._world.max_steps)
         self._state: GridState | None = None
 
@@ -103,16 +104,25 @@ class MiniGridAdapter(gym.Wrapper):
             }
         else:
             obs = {"image": agent_view.render(image)}
-        if self._length:
+        if self._missions.length:
             if raw["mission"] != self._mission:
-                self._tokens = missions.encode(raw["mission"], self._length)
+                self._tokens = self._missions.encode(raw["mission"])
                 self._mission = raw["mission"]
             obs["mission"] = self._tokens
         return obs
 
 
-def obs_spec(mode: str, size: int, mission_length: int) -> dict[str, ObsSpec]:
-    """What each key holds; see MiniGridAdapter. Raises ValueError for a mode that does not fit the view."""
+def obs_spec(mode: str, size: int, missions: MissionCode) -> dict[str, ObsSpec]:
+    """Say what each key of an observation holds; see MiniGridAdapter.
+
+    Args:
+        mode: One of MODES.
+        size: Side of the agent's view, in cells.
+        missions: How the task's missions are encoded.
+
+    Raises:
+        ValueError: The mode is not known, or does not fit the view.
+    """
     if mode == "raw147":
         if size != 7:
             raise ValueError(
@@ -132,8 +142,8 @@ def obs_spec(mode: str, size: int, mission_length: int) -> dict[str, ObsSpec]:
         spec = {"image": ObsSpec((agent_view.RGB_SIZE, agent_view.RGB_SIZE, 3))}
     else:
         raise ValueError(f"obs={mode!r} is not known; one of {', '.join(MODES)}")
-    if mission_length:
-        spec["mission"] = ObsSpec((mission_length,), classes=missions.CLASSES)
+    if missions.length:
+        spec["mission"] = ObsSpec((missions.length,), classes=missions.classes)
     return spec
 
 

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache, partial
 
 import gymnasium as gym
-import minigrid  # noqa: F401  (registers its ids when imported)
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
+from minigrid.core.actions import Actions
 
 from lore.base.errors import BadInput
 from lore.config.options import EnvOptions
 from lore.envs.actions import action_table
 from lore.envs.adapter import MODES, MiniGridAdapter
 from lore.envs.agent_view import use_fast_view
-from lore.envs.missions import token_length
+from lore.envs.missions import MissionCode, code_of
 from lore.envs.privileged.shaping import PotentialShaping
 from lore.envs.privileged.truth import core
+from lore.envs.registry import find_world
 from lore.envs.vector import VectorEnv
 
 
 def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGridAdapter:
-    """One environment. obs: symbolic, raw147 or rgb64. remember: see MiniGridAdapter.
+    """Make one environment.
 
-    Raises BadInput (a ValueError) naming `env.id`, `env.actions`, `env.shaping`, `env.max_steps` or `obs`.
+    Args:
+        options: The task; see docs/environments.md for a world of one's own.
+        obs: symbolic, raw147 or rgb64.
+        remember: Whether it keeps the map that advisers read; see MiniGridAdapter.
+
+    Returns:
+        The task as the agent reads it.
+
+    Raises:
+        BadInput: Names `env.id`, `env.actions`, `env.shaping`, `env.max_steps` or `obs`.
     """
     if obs not in MODES:
         raise BadInput("obs", f"{obs!r} is not known; one of {', '.join(MODES)}")
     env = _task(options)
     actions = action_table(options.id, options.actions, _count(env.action_space))
-    length = _mission_length(options.id)
+    missions = _mission_code(options.id)
     if options.shaping:
         env = PotentialShaping(env, options.shaping)
     try:
-        return MiniGridAdapter(env, obs, actions, length, remember=remember)
+        return MiniGridAdapter(env, obs, actions, missions, remember=remember)
     except ValueError as error:
         raise BadInput("obs", str(error)) from error
 
@@ -41,48 +50,68 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
 def make_vec(
     options: EnvOptions, obs: str, num_envs: int, seed: int, *, split: str, remember: bool = False
 ) -> VectorEnv:
-    """`num_envs` environments side by side. split: "train" or "eval"; their episodes never share a seed."""
+    """Make `num_envs` environments side by side.
+
+    Args:
+        options: The task.
+        obs: symbolic, raw147 or rgb64.
+        num_envs: How many.
+        seed: Of the run.
+        split: train or eval; their episodes never share a seed.
+        remember: See `make_env`.
+
+    Raises:
+        BadInput: See `make_env`.
+    """
     return VectorEnv([partial(make_env, options, obs, remember=remember)] * num_envs, seed, split=split)
 
 
-@cache
-def _mission_length(env_id: str) -> int:
-    return token_length(core(gym.make(env_id, disable_env_checker=True)))
-
-
 def _count(space: gym.Space) -> int:
-    if not isinstance(space, gym.spaces.Discrete):
-        raise BadInput("env.id", f"its actions are {space}, not a list to choose from")
+    """Number of actions; MiniGrid's own, or the first of them."""
+    if not isinstance(space, gym.spaces.Discrete) or not 1 <= space.n <= len(Actions):
+        raise BadInput(
+            "env.id", f"its actions are {space}; MiniGrid's are Discrete({len(Actions)}), or fewer"
+        )
     return int(space.n)
 
 
+@cache
+def _mission_code(env_id: str) -> MissionCode:
+    """How the task words its missions, from an environment of its own that is thrown away."""
+    try:
+        return code_of(core(gym.make(find_world(env_id), disable_env_checker=True)))
+    except ValueError as error:
+        raise BadInput("env.id", f"{env_id}: {error}") from error
+
+
 def _task(options: EnvOptions) -> gym.Env:
-    """The registered task without the wrappers that only check its caller, and with the fast view."""
-    if options.id not in gym.registry:
-        known = [name for name in gym.registry if name.startswith(("MiniGrid-", "BabyAI-"))]
-        close = get_close_matches(options.id, known, n=3)
-        hint = (
-            f"did you mean {', '.join(close)}?"
-            if close
-            else "see the ids of MiniGrid, e.g. MiniGrid-DoorKey-5x5-v0"
-        )
-        raise BadInput("env.id", f"{options.id!r} is not registered; {hint}")
+    """The world without the wrappers that only check its caller, and with the fast view."""
+    spec = find_world(options.id)
     if options.max_steps is not None and options.max_steps < 1:
         raise BadInput(
             "env.max_steps", f"{options.max_steps} is no time limit; at least 1, or null for the task's own"
         )
     limit = {} if options.max_steps is None else {"max_steps": options.max_steps}
     try:
-        env = gym.make(options.id, disable_env_checker=True, **limit)
+        env = gym.make(spec, disable_env_checker=True, **limit)
     except TypeError as error:
-        key = "env.max_steps" if limit and "max_steps" in str(error) else "env.id"
-        raise BadInput(key, f"{options.id} cannot be made: {error}") from error
-    except (gym.error.Error, ImportError) as error:
+        if limit and "max_steps" in str(error):
+            raise BadInput(
+                "env.max_steps", f"{options.id} takes no max_steps; use null, which keeps the task's own"
+            ) from error
+        raise BadInput("env.id", f"{options.id} cannot be made: {error}") from error
+    except (gym.error.Error, ImportError, AttributeError) as error:
         raise BadInput("env.id", f"{options.id} cannot be made: {error}") from error
     while isinstance(env, (OrderEnforcing, PassiveEnvChecker)):
         env = env.env
     try:
-        use_fast_view(core(env))
+        world = core(env)
+    except TypeError as error:
+        raise BadInput(
+            "env.id", f"{options.id}: {error}; use one, or derive yours from MiniGridEnv"
+        ) from error
+    use_fast_view(world)
+    try:
         env.reset(seed=0)  # some ids of minigrid 3.2.0 (WFC) are registered without the files that they read
     except (TypeError, OSError, ImportError) as error:
         raise BadInput("env.id", f"{options.id}: {error}") from error

@@ -1,8 +1,9 @@
-"""Missions as token ids over one fixed vocabulary, so that a model reads every task with the same table."""
+"""Missions as token ids over one vocabulary, so that a model reads every task with the same table."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -15,62 +16,104 @@ _WORDS = """
     reach red right room rooms square the then to traverse unlock up use yellow you your
 """
 WORDS = tuple(_WORDS.split())
-CLASSES = len(WORDS) + 1  # id 0 pads
+"""Words of MiniGrid's and BabyAI's missions; token id 0 pads, a word's id is its place here, from 1."""
+LONGEST = 128  # tokens, and variants of words, that a task may have: ids are bytes
 
-_IDS = {word: i + 1 for i, word in enumerate(WORDS)}
-_PROBES = 32  # resets that show how a BabyAI level words its missions
+_PROBES, _FEW_PROBES = 32, 8  # resets that show how a BabyAI level, or another task, words its missions
 # Longest clauses of the BabyAI grammar: "pick up the grey ball in front of you", and
 # "put the grey ball in front of you next to the grey ball in front of you".
 _CLAUSE, _PUT_CLAUSE = 9, 17
 _SEQUENCE = 4 * _PUT_CLAUSE + 4  # two pairs joined by "and", the pairs joined by "then" or "after you"
 
 
-def encode(mission: str, length: int) -> np.ndarray:
-    """Mission text -> uint8 (length,) token ids, padded with 0.
+@dataclass(frozen=True)
+class MissionCode:
+    """How a task's missions become token ids.
 
-    Raises ValueError for a word outside WORDS and for a mission longer than `length`; nothing is cut off.
+    length: of every encoded mission; 0 where the mission never varies, and is not observed. words: the
+    vocabulary, WORDS and then the words that only this task has.
     """
-    words = _split(mission)
-    unknown = sorted(set(words) - _IDS.keys())
-    if unknown:
-        raise ValueError(
-            f"mission {mission!r}: {', '.join(unknown)} not in the vocabulary of lore.envs.missions"
-        )
-    if len(words) > length:
-        raise ValueError(f"mission {mission!r}: {len(words)} words, this task's observations hold {length}")
-    tokens = np.zeros(length, np.uint8)
-    tokens[: len(words)] = [_IDS[word] for word in words]
-    return tokens
+
+    length: int
+    words: tuple[str, ...] = WORDS
+
+    @property
+    def classes(self) -> int:
+        """Number of token ids, padding included."""
+        return len(self.words) + 1
+
+    def encode(self, mission: str) -> np.ndarray:
+        """Encode a mission; nothing is cut off.
+
+        Args:
+            mission: Text; case and punctuation do not matter.
+
+        Returns:
+            Token ids, uint8 (length,), padded with 0.
+
+        Raises:
+            ValueError: A word is not in the vocabulary, or the mission has more than `length` words.
+        """
+        words = _split(mission)
+        unknown = sorted(set(words) - set(self.words))
+        if unknown:
+            raise ValueError(f"mission {mission!r}: {', '.join(unknown)} not among the words of this task")
+        if len(words) > self.length:
+            raise ValueError(
+                f"mission {mission!r}: {len(words)} words, this task's observations hold {self.length}"
+            )
+        tokens = np.zeros(self.length, np.uint8)
+        tokens[: len(words)] = [self.words.index(word) + 1 for word in words]
+        return tokens
 
 
-def decode(tokens: np.ndarray) -> str:
-    """Token ids (L,) -> the words, joined by spaces."""
-    return " ".join(WORDS[int(token) - 1] for token in tokens if token)
-
-
-def token_length(env: MiniGridEnv) -> int:
-    """Number of tokens to reserve for this task's missions; 0 if its mission never varies.
+def code_of(env: MiniGridEnv) -> MissionCode:
+    """Find out how a task words its missions. Resets `env`.
 
     MiniGrid tasks list their missions' variants. BabyAI levels make theirs up at each reset: those of a few
-    fixed seeds are looked at, so the answer is always the same. Resets `env`.
+    fixed seeds are looked at, so the answer is always the same.
+
+    Args:
+        env: The task, without wrappers.
+
+    Returns:
+        Its code.
+
+    Raises:
+        ValueError: The mission varies and its variants are not listed, or they are too long or too many.
     """
     space = vars(env.observation_space)["spaces"]["mission"]
     if space.ordered_placeholders is not None:
-        missions = {space.mission_func(*choice) for choice in product(*space.ordered_placeholders)}
-        return max(len(_split(m)) for m in missions) if len(missions) > 1 else 0
-    if not isinstance(space, BabyAIMissionSpace):
-        return 0
-    missions = {env.reset(seed=seed)[0]["mission"] for seed in range(_PROBES)}
+        listed = {space.mission_func(*choice) for choice in product(*space.ordered_placeholders)}
+        return (
+            _code(listed, max(len(_split(mission)) for mission in listed))
+            if len(listed) > 1
+            else MissionCode(0)
+        )
+    babyai = isinstance(space, BabyAIMissionSpace)
+    missions = {env.reset(seed=seed)[0]["mission"] for seed in range(_PROBES if babyai else _FEW_PROBES)}
     if len(missions) == 1:
-        return 0
+        return MissionCode(0)
+    if not babyai:
+        raise ValueError(
+            "the mission varies; list what it can be in its mission_space: "
+            "MissionSpace(mission_func, ordered_placeholders=[...])"
+        )
     words = {word for mission in missions for word in _split(mission)}
     lengths = {len(_split(mission)) for mission in missions}
     if len(lengths) == 1:
-        return lengths.pop()
+        return _code(missions, lengths.pop())
     if words & {"then", "after", "and"}:
-        return _SEQUENCE
-    return _PUT_CLAUSE if "put" in words else _CLAUSE
+        return _code(missions, _SEQUENCE)
+    return _code(missions, _PUT_CLAUSE if "put" in words else _CLAUSE)
+
+
+def _code(missions: set[str], length: int) -> MissionCode:
+    new = sorted({word for mission in missions for word in _split(mission)} - set(WORDS))
+    if max(length, len(new)) > LONGEST:
+        raise ValueError(f"missions of {length} words, {len(new)} of them new; at most {LONGEST}")
+    return MissionCode(length, (*WORDS, *new))
 
 
 def _split(mission: str) -> list[str]:
-    return re.findall(r"[a-z]+", mission.lower())
+    return re.findall(r"\w+", mission.lower())
