@@ -43,6 +43,9 @@ TINY = [
     "replay.capacity=72",
 ]
 
+DEAD = ["llm=anthropic", "llm.base_url=http://127.0.0.1:1"]
+"""An adviser behind a port where nobody listens; the environment variable ANTHROPIC_API_KEY must be set."""
+
 
 def run(folder: Path, *overrides: str, stop_at: int | None = None) -> Path:
     """A run of TINY and `overrides` in `folder`, in this process; stop_at: Ctrl-C after so many ticks."""

@@ -23,11 +23,11 @@ TOO = (
 """What an adviser adds to the rows of metrics; opt/ holds the norms of its networks too."""
 SAME = {
     "no adviser": ["llm=none"],
-    "a dead provider": ["llm=anthropic", "llm.budget_usd=1"],
+    "a dead provider": [*runs.DEAD, "llm.budget_usd=1"],
     "a uniform prior": ["llm=uniform", "llm.cooldown_steps=0", "llm.budget_total=null"],
     "fixed beta 0": ["gate=fixed", "gate.beta=0"],
     "fixed beta 0 with a penalty": ["gate=fixed", "gate.beta=0", "gate.kl.mode=penalty"],
-    "fixed beta with a dead provider": ["gate=fixed", "gate.beta=3", "llm=anthropic", "llm.budget_usd=1"],
+    "fixed beta with a dead provider": ["gate=fixed", "gate.beta=3", *runs.DEAD, "llm.budget_usd=1"],
 }
 
 
@@ -56,7 +56,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_advice_that_cannot_act_leaves_one_trace(
     name: str, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key-of-nobody")
     folder = runs.run(tmp_path, *SAME[name])
     assert trace(folder) == trace(alone)
     assert episodes(folder) == episodes(alone)

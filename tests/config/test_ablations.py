@@ -168,7 +168,6 @@ def test_an_unknown_gate_or_provider_leaves_no_folder_behind(
     [
         (["ablation=D"], "ablation"),
         (["+ablation=Q"], "ablation"),
-        (["+ablation=B", "llm=anthropic"], "llm.budget_usd"),
         (["agent=random", "llm=scripted"], "llm"),
         (["agent=random", "gate=lore"], "gate"),
         (["agent=prior", "gate=lore"], "gate"),

@@ -302,6 +302,13 @@ def raw(
     return lambda h: h.send(code, body, kind, **headers)
 
 
+def redirect(code: int) -> Callable[[Handler], None]:
+    """To another server: the same one under another name, which would answer."""
+    return lambda h: h.send(
+        code, b"", "text/plain", location=f"http://localhost:{h.server.server_address[1]}/v1/messages"
+    )
+
+
 def big(code: int) -> Callable[[Handler], None]:
     """10 MB of well-formed JSON, with line ends in it, so that it is no line."""
 
@@ -338,6 +345,8 @@ FAULTS: dict[str, Callable[[Handler], None]] = {
     ),
     "rate_limited_words": status(429, retry_after="soon"),
     "http_302_loop": lambda h: h.send(302, b"", "text/plain", location=h.path),
+    **{f"redirect_{code}": redirect(code) for code in (301, 302, 303, 307, 308)},
+    "redirect_nowhere": lambda h: h.send(307, b"", "text/plain"),
     "silent": silent,
     "trickle": trickle,
     "trickle_head": lambda h: h.drip(b"HTTP/1.1 200 OK\r\nx-slow: " + b"x" * 300, 0.1),

@@ -53,12 +53,12 @@ def test_a_second_run_takes_its_answers_from_the_cache_and_is_charged_alike(tmp_
 
 
 def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    dead = runs.run(tmp_path / "dead", *ALONE, "llm=anthropic", "llm.breaker_failures=2")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key-of-nobody")
+    dead = runs.run(tmp_path / "dead", *ALONE, *runs.DEAD, "llm.api_retries=0", "llm.breaker_failures=2")
     none = runs.run(tmp_path / "none", *ALONE, "llm=none")
     assert episodes(dead) == episodes(none)
-    last = [row for row in rows(dead / "metrics.jsonl") if "llm/failure/no_key" in row][-1]
-    assert last["llm/failure/no_key"] == last["llm/calls_used"] >= 2
+    last = [row for row in rows(dead / "metrics.jsonl") if "llm/failure/connection_refused" in row][-1]
+    assert last["llm/failure/connection_refused"] == last["llm/calls_used"] >= 2
     assert last["llm/outcome/breaker"] > 0 and last["llm/prior_share"] == 0
 
 
@@ -68,7 +68,8 @@ def test_a_dead_adviser_changes_no_action(tmp_path: Path, monkeypatch: pytest.Mo
         (["agent=prior", "llm.provider=nobody"], "llm.provider", "unknown provider"),
         (["agent=prior", "llm=scripted", "llm.ledger=/x"], "llm.ledger_limit", "is needed"),
         (["agent=prior", "llm=scripted", "llm.competence=2"], "llm.competence", "between 0 and 1"),
-        (["agent=prior", "llm=recorded"], "llm.dataset", "cannot be used"),
+        (["agent=prior", "llm=recorded"], "llm.dataset", "is missing"),
+        (["agent=prior", "llm=recorded", "llm.dataset=/nowhere"], "llm.dataset", "cannot be used"),
         (["agent=prior", "llm=local", "llm.calibration=batch"], "llm.calibration", "asked before"),
         (["agent=prior", "llm=scripted", "llm.plateau_window=1"], "llm.plateau_window", "at least 2"),
     ],

@@ -114,6 +114,7 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
     cfg = config.load_stored(run_dir, overrides)
     _announce(cfg, "going on with ")
     _check_task(cfg)
+    _prepare(cfg)
     run_folder.write_resume(run_dir, config.to_yaml(cfg), [TRAIN, f"resume={run_dir}", *overrides])
     return _train(cfg, run_dir)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict
 from operator import attrgetter
 
 from lore.base.errors import BadInput
+from lore.base.secrets import check_address, keep_secret, refuse_secret
 from lore.config.ablations import check_arm
-from lore.config.options import AgentOptions, Config, EvalOptions, GateOptions, LLMOptions
+from lore.config.options import AgentOptions, Config, EvalOptions, GateOptions
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
@@ -116,6 +118,7 @@ SHARES = (
 
 def check(cfg: Config) -> None:
     """Raise BadInput at the first option, or combination of options, that cannot be run."""
+    _secrets(cfg)
     _ranges(cfg)
     if cfg.agent.name == "dreamer":
         _replay(cfg)
@@ -214,14 +217,23 @@ def _llm(cfg: Config) -> None:
     if (llm.ledger is None) != (llm.ledger_limit is None):
         missing = "llm.ledger" if llm.ledger is None else "llm.ledger_limit"
         raise BadInput(missing, "is needed: a ledger is a file (llm.ledger) and a limit (llm.ledger_limit)")
-    if cfg.gate.name != "none" and llm.provider == "anthropic" and _unlimited(llm):
-        raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
+    if llm.base_url is not None:
+        check_address("llm.base_url", llm.base_url)
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", llm.key_variable):
+        raise BadInput("llm.key_variable", "must name an environment variable; it is never the key itself")
 
 
-def _unlimited(llm: LLMOptions) -> bool:
-    """Whether a paid provider would be asked without any limit."""
-    free = llm.prices is not None and not any(vars(llm.prices).values())
-    return llm.budget_total is None and llm.budget_usd is None and not free
+def _secrets(cfg: Config) -> None:
+    """No text among the options holds a secret: config.yaml, W&B and messages repeat them."""
+    keep_secret(cfg.llm.key_variable)
+    values: list[tuple[str, object]] = list(asdict(cfg).items())
+    for key, value in values:
+        if isinstance(value, dict):
+            values += [(f"{key}.{name}", part) for name, part in value.items()]
+        elif isinstance(value, list):
+            values += [(key, part) for part in value]
+        elif isinstance(value, str):
+            refuse_secret(key, value)
 
 
 def _gate(cfg: Config) -> None:

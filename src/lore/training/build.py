@@ -13,7 +13,7 @@ from lore.base.errors import BadInput
 from lore.base.plugins import load
 from lore.base.rng import generator
 from lore.base.types import ObsSpec
-from lore.config.options import Config
+from lore.config.options import Config, LLMOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
 from lore.envs.adapter import MiniGridAdapter
@@ -30,8 +30,7 @@ from lore.llm.asking.journal import Journal
 from lore.llm.asking.ledger import SweepLedger
 from lore.llm.asking.triggers import Triggers
 from lore.llm.prior_net import PriorNet
-from lore.llm.providers import GROUP as PROVIDER_GROUP
-from lore.llm.providers import PROVIDERS, build_provider
+from lore.llm.providers import build_provider, check_provider, may_cost_money
 from lore.nn.products import BFLOAT16
 from lore.training.learning import GuidedLearning
 from lore.training.random_agent import RandomAgent
@@ -60,10 +59,24 @@ def is_advised(cfg: Config) -> bool:
 
 
 def check_plugins(cfg: Config) -> None:
-    """Raise BadInput where an advised run names a gate or a provider that there is not."""
+    """Refuse an advised run whose gate or provider cannot work, before anything of it is built or written.
+
+    Args:
+        cfg: options of the run.
+
+    Raises:
+        BadInput: there is no such gate or provider, the provider's own check refuses, or asking would cost
+            money without a limit.
+    """
     if is_advised(cfg):
         load(GATE_GROUP, GATES, cfg.gate.name, "gate.name", "gate")
-        load(PROVIDER_GROUP, PROVIDERS, cfg.llm.provider, "llm.provider", "provider")
+        check_provider(cfg.llm)
+        _check_budget(may_cost_money(cfg.llm), cfg.llm)
+
+
+def _check_budget(paid: bool, llm: LLMOptions) -> None:
+    if paid and llm.budget_total is None and llm.budget_usd is None:
+        raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
 
 
 def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:
@@ -118,11 +131,14 @@ def build_adviser(
         raise BadInput(
             "llm.calibration", "batch depends on what was asked before; a run takes contextual or none"
         )
+    check_plugins(cfg)
+    provider = build_provider(llm)
+    _check_budget(provider.paid, llm)
     ledger = None
     if llm.ledger is not None and llm.ledger_limit is not None:
         ledger = SweepLedger(Path(llm.ledger).expanduser(), llm.ledger_limit)
     asker = Asker(
-        build_provider(llm),
+        provider,
         Journal(run_dir / "llm.jsonl"),
         Budget(llm.budget_total, llm.budget_usd, llm.budget_tokens),
         Breaker(llm.breaker_failures, llm.breaker_pause),

@@ -18,7 +18,8 @@ ACTIONS = ("left", "right", "forward", "toggle")
 STATE = GridState("get to the goal", None, (0, 0), 0, {}, frozenset({(0, 0)}), 0, 100)
 
 
-def test_providers_are_found_by_name():
+def test_providers_are_found_by_name(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key-of-nobody")
     adviser = build_provider(LLMOptions(provider="anthropic", model="claude-haiku-5-5"))
     assert (adviser.name, adviser.model, adviser.privileged) == ("anthropic", "claude-haiku-5-5", False)
     with pytest.raises(BadInput) as caught:

@@ -186,8 +186,8 @@ def test_data_of_another_version_is_refused(tmp_path, changes, words):
 @pytest.mark.parametrize("missing_file", ["prompts.jsonl", "answers.jsonl"])
 def test_data_that_is_not_there_is_refused(folder, tmp_path, missing_file):
     (tmp_path / "data" / missing_file).unlink()
-    for name in (folder, ""):
-        with pytest.raises(BadInput, match="cannot be used"):
+    for name, words in ((folder, "cannot be used"), ("", "is missing")):
+        with pytest.raises(BadInput, match=words):
             RecordedProvider(LLMOptions("recorded", dataset=name, share_plans=False))
 
 

