@@ -29,6 +29,7 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache folder and a library that is not loaded yet; what was loaded before comes back after."""
     monkeypatch.delenv("LORE_NATIVE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "PATIENCE", 600.0)  # the machine may be busy; no line is wanted for that
     native.load_kernels.cache_clear()
     yield
     native.load_kernels.cache_clear()
@@ -215,6 +216,38 @@ def test_two_processes_that_build_at_once_both_work(compiler, tmp_path):
     assert len(calls_of(compiler)) == 2
     (name,) = built(tmp_path / "cache" / "lore")
     assert name.endswith(".so")
+
+
+@needs_compiler
+def test_a_slow_compiler_is_waited_for_and_announced(monkeypatch, tmp_path, compiler, capsys):
+    """There is no time limit that a busy machine could hit: the kernels are used, whatever it takes."""
+    monkeypatch.setattr(native, "PATIENCE", 0.05)
+    monkeypatch.setenv("CXX", str(script(tmp_path / "slow", f'sleep 1; exec {tmp_path / "copy"} "$@"')))
+    assert native.load_kernels() is not None
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "building the CPU kernels" in err
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["empty", "half", "last byte", "one bit", "longer", "nonsense"])
+def test_a_damaged_library_in_the_cache_is_built_again(compiler, tmp_path, capsys, damage):
+    path = native._build(SOURCE)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(
+        {
+            "empty": b"",
+            "half": whole[:middle],
+            "last byte": whole[:-1],
+            "one bit": whole[:middle] + bytes([whole[middle] ^ 8]) + whole[middle + 1 :],
+            "longer": whole + b"\0",
+            "nonsense": b"nonsense",
+        }[damage]
+    )
+    assert native.load_kernels() is not None
+    assert path.read_bytes() == whole and len(calls_of(compiler)) == 2
+    assert built(tmp_path / "cache" / "lore") == [path.name]
+    assert f"{path} is damaged" in capsys.readouterr().err
 
 
 # argument types

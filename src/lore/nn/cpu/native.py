@@ -27,6 +27,7 @@ SOURCES = ("kernels.cpp", "scan.cpp")  # built as one file
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=fast"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
 SIGNATURE = re.compile(r"^(?:    )?void (\w+_(?:##name|float32))\(([^{]*)\) \{", re.M)
+PATIENCE = 10.0  # seconds of building before a line says so
 KINDS = {"long": ctypes.c_long, "float": ctypes.c_float}
 
 _in_use = True
@@ -68,19 +69,40 @@ def read_source() -> str:
 
 
 def _build(source: str) -> Path:
+    """The library for this source, compiler and processor: from the cache if it is whole there, else built.
+
+    Its name ends in the checksum of its content, so that one rename publishes both, and a file that was cut
+    short or damaged afterwards is found out.
+
+    Args:
+        source: all kernels as one C++ file.
+
+    Raises:
+        OSError: there is no compiler, or no folder to write to.
+        subprocess.CalledProcessError: the compiler refused the source.
+    """
     compiler = (
         shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, ("c++", "g++", "clang++")))[:1]
     )
     if not compiler:
         raise OSError("no C++ compiler found (Debian, Ubuntu: apt install g++)")
     key = "\n".join([source, *FLAGS, *compiler, _processor()])
-    name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    stem = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = _writable_folder()
-    built = folder / name
-    if not built.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several jobs may start at once
-            os.replace(_compile(compiler, source, Path(scratch)), built)
+    for built in sorted(folder.glob(f"{stem}-*.so")):
+        if built.name == f"{stem}-{_checksum(built)}.so":
+            return built
+        print(f"lore: {built} is damaged; building it again", file=sys.stderr)
+        built.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several jobs may start at once
+        fresh = _compile(compiler, source, Path(scratch))
+        built = folder / f"{stem}-{_checksum(fresh)}.so"
+        os.replace(fresh, built)
     return built
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _writable_folder() -> Path:
@@ -99,10 +121,28 @@ def _writable_folder() -> Path:
 
 
 def _compile(compiler: list[str], source: str, folder: Path) -> Path:
+    """Build kernels.so in `folder`. Without a time limit: on a busy machine it takes longer, and says so."""
     (folder / "kernels.cpp").write_text(source)
     command = [*compiler, *FLAGS, "-o", "kernels.so", "kernels.cpp"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=folder, text=True, stdout=silent, stderr=subprocess.PIPE) as process:
+        try:
+            errors = _await(process)
+        except BaseException:  # an interrupt: the compiler ends with this process
+            process.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
     return folder / "kernels.so"
+
+
+def _await(process: subprocess.Popen[str]) -> str:
+    """What the compiler wrote to stderr, once it has ended."""
+    try:
+        return process.communicate(timeout=PATIENCE)[1]
+    except subprocess.TimeoutExpired:
+        print("lore: building the CPU kernels, once a machine and version", file=sys.stderr, flush=True)
+        return process.communicate()[1]
 
 
 def _processor() -> str:
