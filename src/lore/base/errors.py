@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class BadInput(ValueError):
     """What was asked for cannot be run: exit status 2 and one line `key: what is wrong; what is right`."""
@@ -9,3 +11,22 @@ class BadInput(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key}: {message}")
         self.key = key
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def out_of_space(error: BaseException | None) -> str | None:
+    """Why nothing more can be written, where `error` or one that led to it says so; else None.
+
+    Libraries raise what they like after a write that failed (torch a RuntimeError), so the errors that led to
+    it count as well.
+
+    Returns:
+        The system's words, such as "No space left on device": for a full disk, a quota, a limit on file size.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return error.strerror or "No space left on device"
+        error = error.__cause__ or error.__context__
+    return None

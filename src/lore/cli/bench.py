@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lore.base.errors import BadInput
+from lore.base.streams import protect_streams
 from lore.cli.guard import DONE, refuse, say_interrupted
 from lore.config import compose as config
 
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     profile=true prints a table by region as well, and writes a trace into the current folder.
     """
+    protect_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         profile = "profile=true" in arguments

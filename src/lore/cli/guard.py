@@ -12,14 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lore.base.errors import BadInput
+from lore.base.streams import protect_streams
+from lore.training.signals import interrupt_on_signals
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def guard(command: str, argv: Sequence[str] | None, work: Callable[[list[str]], None]) -> int:
     """Run a command's work on its arguments. Every error becomes a line on stderr and an exit status."""
+    protect_streams()
     try:
-        work(list(sys.argv[1:] if argv is None else argv))
+        with interrupt_on_signals():
+            work(list(sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         return refuse(command, error)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -18,12 +19,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lore.base.errors import BadInput
+from lore.base.errors import BadInput, out_of_space
+from lore.base.streams import protect_streams
+from lore.cli.ending import report_failure, train_to_the_end
 from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, refuse, say_interrupted
 from lore.config import compose as config
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.training import run_folder
+from lore.training.signals import interrupt_on_signals
 
 TRAIN = "lore-train"
 
@@ -38,12 +42,14 @@ class JobFailed(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """lore-train: one run, a sweep (-m), or the rest of a run (resume=RUN_DIR). Returns the exit status."""
+    protect_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
     try:
-        if folder not in ("", "null"):
-            return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
-        return _launch(arguments)
+        with interrupt_on_signals():
+            if folder not in ("", "null"):
+                return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
+            return _launch(arguments)
     except BadInput as error:
         return refuse(TRAIN, error)
     except KeyboardInterrupt:
@@ -82,6 +88,9 @@ def _status_of(job: Callable[[], None]) -> int:
     except Exception as error:  # raised outside the job: Hydra refused the command
         if debug():
             raise
+        if out_of_space(error):
+            print(f"{TRAIN}: {brief(error)}; make room, then start it again", file=sys.stderr, flush=True)
+            return FAILED
         raise config.explain(error) from error
     return DONE
 
@@ -105,8 +114,10 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
     except BadInput as error:
         run_folder.discard_empty(run_dir)
         return refuse(TRAIN, error)
-    run_folder.write_start(run_dir, config.to_yaml(cfg), cfg, command)
-    return _train(cfg, run_dir)
+    except OSError as error:
+        return report_failure(TRAIN, run_dir, error)
+    begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
+    return train_to_the_end(TRAIN, cfg, run_dir, begin)
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> int:
@@ -115,31 +126,9 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
     _announce(cfg, "going on with ")
     _check_task(cfg)
     _prepare(cfg)
-    run_folder.write_resume(run_dir, config.to_yaml(cfg), [TRAIN, f"resume={run_dir}", *overrides])
-    return _train(cfg, run_dir)
-
-
-def _train(cfg: Config, run_dir: Path) -> int:
-    """Train and turn the way it ended into an exit status."""
-    try:
-        import torch
-
-        from lore.training.trainer import train
-
-        torch.set_num_threads(cfg.threads)
-        ended = train(cfg, run_dir)
-    except BadInput as error:
-        run_folder.write_failure(run_dir, cfg, error)
-        return refuse(TRAIN, error)
-    except KeyboardInterrupt:
-        return say_interrupted(TRAIN, run_dir)
-    except Exception as error:  # noqa: BLE001  (every failure is recorded and reported, none is hidden)
-        trace = run_folder.write_failure(run_dir, cfg, error)
-        if debug():
-            sys.excepthook(type(error), error, error.__traceback__)
-        print(f"{TRAIN}: {brief(error)}; traceback in {trace}", file=sys.stderr)
-        return FAILED
-    return say_interrupted(TRAIN, run_dir) if ended == "interrupted" else DONE
+    command = [TRAIN, f"resume={run_dir}", *overrides]
+    begin = partial(run_folder.write_resume, run_dir, config.to_yaml(cfg), command)
+    return train_to_the_end(TRAIN, cfg, run_dir, begin)
 
 
 def _announce(cfg: Config, before: str = "") -> None:

@@ -8,13 +8,14 @@ import platform
 import shlex
 import subprocess
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lore.base.errors import BadInput
+from lore.base.errors import BadInput, out_of_space
 from lore.base.files import write_atomic
 from lore.config.options import Config
 
@@ -22,7 +23,12 @@ PACKAGES = ("lore", "torch", "numpy", "gymnasium", "minigrid", "hydra-core", "om
 
 
 def claim(run_dir: Path) -> None:
-    """Make the folder ours. Raises BadInput where it holds a run already or cannot be written."""
+    """Make the folder ours.
+
+    Raises:
+        BadInput: It holds a run already, or cannot be written.
+        OSError: The disk is full.
+    """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").touch(exist_ok=False)
@@ -32,6 +38,8 @@ def claim(run_dir: Path) -> None:
             f"{str(run_dir)!r} holds a run; go on with resume=RUN_DIR or name another folder",
         ) from None
     except OSError as error:
+        if out_of_space(error):  # not the user's mistake
+            raise
         raise BadInput("run.dir", f"cannot write to {str(run_dir)!r}: {error.strerror}") from error
 
 
@@ -73,16 +81,62 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path:
-    """Set summary.json to `failed` and return the file with the traceback."""
+def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path | None:
+    """Note a failure: status `failed` in summary.json, the traceback in error.txt.
+
+    What failed may be the disk: neither file is needed to go on, and each is written where it can be.
+
+    Returns:
+        The file with the traceback; None where it could not be written.
+    """
     trace = run_dir / "error.txt"
-    write_atomic(trace, "".join(traceback.format_exception(error)))
-    path = run_dir / "summary.json"
-    summary = {"env_id": cfg.env.id, "seed": cfg.seed, "env_steps": 0}
-    if path.exists():
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    write_atomic(path, json.dumps({**summary, "status": "failed"}, indent=2) + "\n")
+    known = {"env_id": cfg.env.id, "seed": cfg.seed, "env_steps": 0}
+    with suppress(OSError):
+        _write_status(run_dir, "failed", known)
+    try:
+        write_atomic(trace, "".join(traceback.format_exception(error)))
+    except OSError:  # the failure itself is told on stderr
+        return None
     return trace
+
+
+def write_interrupted(run_dir: Path) -> None:
+    """Set a summary.json that says `running` to `interrupted`, where it can be written: nothing runs on."""
+    summary = _summary(run_dir)
+    if summary.get("status") == "running":
+        with suppress(OSError):
+            _write_status(run_dir, "interrupted", summary)
+
+
+def write_lost_output(run_dir: Path, lost: Mapping[str, str]) -> None:
+    """Note in provenance.json that output could not be shown: stream -> why; nothing where all was."""
+    if lost:
+        path = run_dir / "provenance.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        with suppress(OSError):
+            write_atomic(path, json.dumps({**record, "output_lost": dict(lost)}, indent=2) + "\n")
+
+
+def release_unused(run_dir: Path) -> bool:
+    """Give a claimed folder back in which nothing could be written. Returns whether that was so."""
+    config = run_dir / "config.yaml"
+    if config.exists() and config.stat().st_size:
+        return False
+    for name in ("config.yaml", "summary.json", "error.txt"):
+        (run_dir / name).unlink(missing_ok=True)
+    discard_empty(run_dir)
+    return True
+
+
+def _write_status(run_dir: Path, status: str, known: Mapping[str, Any]) -> None:
+    summary = {**(_summary(run_dir) or known), "status": status}
+    write_atomic(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return summary
 
 
 def failed(sweep: Path) -> list[str]:
