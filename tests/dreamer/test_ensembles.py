@@ -1,9 +1,12 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from tests.dreamer.samples import ACTIONS, TINY, make_batch, rng, shake
 
 from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble, MemberMLP, bootstrap_mask
+from lore.nn.cpu.native import torch_only
 
 K, S, C = 3, TINY.stoch, TINY.classes
 FEATURES = TINY.deter + S * C
@@ -91,6 +94,33 @@ def test_members_start_apart_with_the_fan_in_of_one_member():
     assert net.weight_in.std().item() * 10 == pytest.approx(1, abs=0.02)
     assert net.weight_out.std().item() * 200**0.5 == pytest.approx(1, abs=0.02)
     assert not torch.equal(net.weight_in[0], net.weight_in[1])
+
+
+def gradients(net, x, weight):
+    out = net(x)
+    return out, torch.autograd.grad((out.float() * weight).sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [64, 65, 130])
+def test_members_in_one_product_are_the_members_one_by_one(rows, dtype):
+    """Outputs and gradients of the kernels, held to float64 as closely as those of the torch operations."""
+    net = MemberMLP(K, 24, 16, 33, rng())
+    shake(net.parameters())
+    x, weight = torch.randn(rows, 24, generator=rng(1)), torch.randn(K, rows, 33, generator=rng(2))
+    net, x = net.to(dtype), x.to(dtype)
+    got, got_grads = gradients(net, x, weight)
+    with torch_only():
+        plain, plain_grads = gradients(net, x, weight)
+    want, want_grads = gradients(copy.deepcopy(net).double(), x.double(), weight.double())
+    share = 2e-6 if dtype == torch.float32 else 2e-2
+    for ours, torchs, exact in zip(
+        (got, *got_grads), (plain, *plain_grads), (want, *want_grads), strict=True
+    ):
+        assert ours.shape == exact.shape and ours.dtype == dtype
+        limit = share * exact.abs().max()
+        assert (torchs.double() - exact).abs().max() < limit
+        assert (ours.double() - exact).abs().max() < limit
 
 
 # critics

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lore.gate import centred
+from lore.gate import centred, temperature
 from lore.gate.temperature import (
     ABOVE_TIES,
     MATCH,
@@ -21,6 +21,7 @@ from lore.llm.asking.controller import prior_logits
 
 A = 7
 LOG = math.log(A)
+rng = torch.Generator().manual_seed(0)
 
 
 def level(probs: Tensor) -> Tensor:
@@ -61,9 +62,9 @@ def test_advice_that_is_equal_or_nearly_so_gives_no_bonus() -> None:
     nearly = torch.full((2, A), 1 / A)
     nearly[1, 0] *= 1.04
     x = level(nearly / nearly.sum(-1, keepdim=True))
-    temperature = entropy_temperature(x, 0.5)
-    assert torch.isinf(temperature).all()
-    assert torch.equal(x / temperature.unsqueeze(-1), torch.zeros(2, A))
+    found = entropy_temperature(x, 0.5)
+    assert torch.isinf(found).all()
+    assert torch.equal(x / found.unsqueeze(-1), torch.zeros(2, A))
 
 
 def test_match_is_the_argmin_of_the_kl_on_its_interval() -> None:
@@ -89,3 +90,32 @@ def test_fixed_is_fixed_and_an_unknown_mode_is_refused() -> None:
     assert build_temperature("fixed", 0.5, 1.7)(x, x).tolist() == [pytest.approx(1.7)]
     with pytest.raises(KeyError):
         build_temperature("cold", 0.5, 1.0)
+
+
+def test_remembered_temperatures_are_the_searched_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, in any company, and each root is searched for once."""
+    searched: list[int] = []
+
+    def counted(x: Tensor, share: float) -> Tensor:
+        searched.append(len(x))
+        return entropy_temperature(x, share)
+
+    monkeypatch.setattr(temperature, "entropy_temperature", counted)
+    kinds = torch.cat([level(torch.rand(9, A, generator=rng) ** 8), *(level(one_hot(k)) for k in (1, 3, A))])
+    remembered = build_temperature("entropy", 0.5, 1.0)
+    for _ in range(20):
+        x = kinds[torch.randint(len(kinds), (5,), generator=rng)]
+        assert torch.equal(remembered(x, torch.zeros_like(x)), entropy_temperature(x, 0.5))
+    assert searched == [1] * len(searched) and len(searched) <= len(kinds)
+    many = kinds.repeat(10, 1)
+    assert torch.equal(remembered(many, torch.zeros_like(many)), entropy_temperature(many, 0.5))
+    assert searched[-1] == len(many)
+
+
+def test_what_is_remembered_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temperature, "REMEMBERED", 4)
+    remembered = temperature.RememberedEntropy(0.5)
+    for _ in range(3):
+        x = level(torch.rand(7, A, generator=rng))
+        assert torch.equal(remembered(x, x), entropy_temperature(x, 0.5))
+        assert len(remembered._known) <= 4

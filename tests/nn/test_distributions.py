@@ -280,11 +280,6 @@ def test_categorical_kl_by_hand():
     torch.testing.assert_close(d.categorical_kl(p, q), torch.tensor(want, dtype=torch.float32))
 
 
-def test_categorical_entropy_agrees_with_torch_distributions():
-    p = random_probs(0, 6, 7, 5)
-    torch.testing.assert_close(d.categorical_entropy(p), Independent(Categorical(p), 1).entropy())
-
-
 def test_class_loss_is_the_negative_log_probability():
     logits = torch.randn(2, 3, 4, generator=rng())
     index = torch.randint(4, (2, 3), generator=rng(), dtype=torch.uint8)

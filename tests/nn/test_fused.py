@@ -813,3 +813,20 @@ def test_a_mirrored_output_layer_learns_the_mirror_image_bit_for_bit(dtype):
     one = learnt(weight, bias, index)
     other = learnt(weight.flip(0).contiguous(), bias.flip(0).contiguous(), bins - 1 - index)
     assert torch.equal(one[0], other[0].flip(0)) and torch.equal(one[1], other[1].flip(0))
+
+
+@on([*FULL, ("kernels", torch.bfloat16)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_soft_cross_entropy(dtype, shared):
+    logits = (3 * randn(3, 7, 5, 4)).to(dtype).requires_grad_()
+    target = randn(*([7, 5, 4] if shared else [3, 7, 5, 4]), seed=1).softmax(-1)
+    weight = randn(3, 7, seed=2)
+    loss = fused.soft_cross_entropy(logits, target)
+    (grad,) = torch.autograd.grad((loss * weight).sum(), logits)
+    exact = logits.detach().double().requires_grad_()
+    want = -(target * exact.log_softmax(-1)).sum((-2, -1))
+    (want_grad,) = torch.autograd.grad((want * weight).sum(), exact)
+    assert grad.dtype == dtype and loss.dtype == wide(dtype)
+    torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-5)
+    tolerance = max(TOLERANCE[dtype], 1e-7)
+    torch.testing.assert_close(grad.double(), want_grad, rtol=tolerance, atol=tolerance)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lore.base.rng import generator
 from lore.base.types import Batch
 from lore.config.options import SizeOptions
+from lore.nn import fused
 from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 
@@ -31,8 +32,8 @@ class CriticEnsemble(nn.Module):
     def loss(self, feat: Tensor, returns: Tensor, index: Tensor) -> Tensor:
         """feat (B, T, F), imagined returns from it (B, T), replay rows (B, T) -> loss (B, T)."""
         logits = self.net(feat.detach().flatten(0, 1)).unflatten(1, index.shape)  # (K, B, T, bins)
-        target = returns.detach().expand(self.members, -1, -1)
-        return (bootstrap_mask(index, self.members) * TwoHot(logits, self.bins).loss(target)).mean(0)
+        loss = TwoHot(logits, self.bins).loss(returns)
+        return (bootstrap_mask(index, self.members) * loss).mean(0)
 
     @torch.no_grad()
     def variance(self, feat: Tensor) -> Tensor:
@@ -52,16 +53,16 @@ class DisagreementEnsemble(nn.Module):
         self.net = MemberMLP(members, features + num_actions, size.units, out, rng)
 
     def _logits(self, feat: Tensor, action: Tensor) -> Tensor:
-        """feat (N, F), action (N,) -> (K, N, S, K'), float32."""
+        """feat (N, F), action (N,) -> (K, N, S, K'), in the compute type."""
         inputs = torch.cat([feat.detach(), one_hot(action, self.num_actions, feat.dtype)], -1)
-        return self.net(inputs).float().unflatten(-1, self.shape)
+        return self.net(inputs).unflatten(-1, self.shape)
 
     def loss(self, feat: Tensor, probs: Tensor, batch: Batch) -> Tensor:
         """feat (B, T, F), posterior probs (B, T, S, K') -> cross-entropy (B, T-1); none across episodes."""
         target = probs[:, 1:].detach()
         logits = self._logits(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
-        log_probs = logits.log_softmax(-1).unflatten(1, target.shape[:2])  # (K, B, T-1, S, K')
-        loss = -(target * log_probs).sum((-2, -1)) * bootstrap_mask(batch.index[:, :-1], self.members)
+        loss = fused.soft_cross_entropy(logits.unflatten(1, target.shape[:2]), target)  # (K, B, T-1)
+        loss = loss * bootstrap_mask(batch.index[:, :-1], self.members)
         return (~batch.is_first[:, 1:]).float() * loss.mean(0)
 
     @torch.no_grad()
@@ -72,7 +73,8 @@ class DisagreementEnsemble(nn.Module):
         """
         N, A = policy.shape
         actions = torch.arange(A, device=feat.device).repeat(N)
-        probs = unimix_probs(self._logits(feat.repeat_interleave(A, 0), actions), 0.0)
+        logits = self._logits(feat.repeat_interleave(A, 0), actions).float()
+        probs = unimix_probs(logits, 0.0)
         apart = probs - probs.mean(0)  # (K, N*A, S, K'): written out, torch's var is ten times slower here
         spread = apart.square_().sum(0).mean((-2, -1)).div(self.members - 1).view(N, A)
         return (policy * spread).sum(-1)

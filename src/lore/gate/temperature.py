@@ -17,6 +17,8 @@ from lore.gate.roots import crossing_interval
 TIE = 0.05  # nats: advice that differs by less is no difference, and is not made one by a low temperature
 ABOVE_TIES = 0.01  # `entropy` aims at log k plus this share of log A, where k actions tie for the best
 COLDEST, HOTTEST = 0.01, 100.0  # bounds of `entropy`
+FEW_ROWS = 64  # states at once, up to which temperatures are remembered
+REMEMBERED = 4096  # different advice
 MATCH = (0.5, 3.0)  # bounds of `match`
 
 Temperature = Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +37,7 @@ def build_temperature(mode: str, entropy_share: float, fixed: float) -> Temperat
         KeyError: There is no such mode.
     """
     modes: dict[str, Temperature] = {
-        "entropy": partial(_entropy, share=entropy_share),
+        "entropy": RememberedEntropy(entropy_share),
         "match": match_temperature,
         "fixed": partial(_fixed, temperature=fixed),
     }
@@ -100,8 +102,29 @@ def pinned(temperature: Tensor) -> Tensor:
     return (temperature == MATCH[0]) | (temperature == MATCH[1])
 
 
-def _entropy(level: Tensor, logits: Tensor, *, share: float) -> Tensor:
-    return entropy_temperature(level, share)
+class RememberedEntropy:
+    """`entropy_temperature` that searches no root twice where few states are asked about, as in acting.
+
+    Advice repeats: a plan's next step is one of a few actions. The temperature depends on the advice alone.
+    """
+
+    def __init__(self, share: float):
+        self.share = share
+        self._known: dict[tuple[float, ...], float] = {}
+
+    def __call__(self, level: Tensor, logits: Tensor) -> Tensor:
+        if len(level) > FEW_ROWS:
+            return entropy_temperature(level, self.share)
+        found = [self._of(tuple(row), level[i : i + 1]) for i, row in enumerate(level.tolist())]
+        return torch.tensor(found, device=level.device)
+
+    def _of(self, key: tuple[float, ...], level: Tensor) -> float:
+        """The temperature of one state's advice (1, A); key: its numbers."""
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = float(entropy_temperature(level, self.share))
+        return self._known[key]
 
 
 def _fixed(level: Tensor, logits: Tensor, *, temperature: float) -> Tensor:

@@ -55,15 +55,23 @@ class TwoHot:
         self.log_norm, self.mean = fused.log_sum(logits.detach(), bins)
 
     def loss(self, *targets: Tensor, weights: tuple[float, ...] | None = None) -> Tensor:
-        """Sum over targets (each (...)) of weight * cross-entropy from two_hot(target): (...)."""
+        """Sum over targets of weight * cross-entropy from two_hot(target).
+
+        Args:
+            targets: numbers, each of the shape of `mean`, or of its last axes: then the same for all before.
+            weights: one for each target; 1 where it is left out.
+
+        Returns:
+            (...) of the shape of `mean`, float32, differentiable in the logits.
+        """
         indices, shares = [], []
         for target, weight in zip(targets, weights or (1.0,) * len(targets), strict=True):
             below, above, upper = two_hot(target.detach(), self.bins)
             indices += [below, above]
             shares += [weight * (1.0 - upper), weight * upper]
-        return fused.cross_entropy(
-            self.logits, self.log_norm, torch.stack(indices, -1), torch.stack(shares, -1)
-        )
+        shape = (*self.log_norm.shape, len(indices))
+        index, share = (torch.stack(x, -1).expand(shape) for x in (indices, shares))
+        return fused.cross_entropy(self.logits, self.log_norm, index, share)
 
 
 def unimix_probs(logits: Tensor, mix: float) -> Tensor:
@@ -85,11 +93,6 @@ def one_hot(index: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of probabilities (..., S, K), summed over S and K: (...)."""
     return (p * (p.log() - q.log())).sum((-2, -1))
-
-
-def categorical_entropy(p: Tensor) -> Tensor:
-    """Entropy of probabilities (..., S, K), summed over S: (...)."""
-    return -(p * p.log()).sum((-2, -1))
 
 
 def class_loss(logits: Tensor, index: Tensor) -> Tensor:

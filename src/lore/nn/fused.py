@@ -275,6 +275,35 @@ class _CrossEntropy(torch.autograd.Function):
         return out, None, None, None
 
 
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of S independent categoricals to probabilities, summed over S; differentiable in logits.
+
+    Args:
+        logits: (..., S, K).
+        target: probabilities of these, or of the last axes of these: then the same for all before.
+
+    Returns:
+        (...), float32.
+    """
+    return _SoftCrossEntropy.apply(logits, target)  # type: ignore[return-value]
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        log_norm, _ = log_sum(logits)
+        ctx.save_for_backward(logits, log_norm, target)
+        total = target.sum(-1)  # 1 but for rounding
+        return (total * log_norm).sum(-1) - (target * _wide(logits)).flatten(-2).sum(-1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        logits, log_norm, target = ctx.saved_tensors
+        probs = _wide(logits).sub(log_norm.unsqueeze(-1)).exp_()
+        back = probs.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad[..., None, None])
+        return back.to(logits.dtype), None
+
+
 def laprop(
     grad: Tensor,
     factors: Tensor,
