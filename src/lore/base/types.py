@@ -1,4 +1,4 @@
-"""Data that passes between the rooms: no behaviour, only names, shapes and types."""
+"""Data that passes between the rooms: names, shapes, types, and what a thing or a map says of itself."""
 
 from __future__ import annotations
 
@@ -110,17 +110,53 @@ Cell = tuple[int, int]
 """(x, y): x grows to the east, y to the south."""
 STEPS: tuple[Cell, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """What one step adds to a cell, by direction: east, south, west, north."""
+PORTABLE = ("key", "ball", "box")
+"""Kinds of things that can be picked up."""
+
+
+def next_cell(cell: Cell, direction: int) -> Cell:
+    """Return the cell that one step in a direction leads to; directions count from 0, east, clockwise."""
+    dx, dy = STEPS[direction % 4]
+    return cell[0] + dx, cell[1] + dy
 
 
 class Thing(NamedTuple):
     """What stands in a cell, in MiniGrid's words. state: open, closed or locked for a door, else empty text.
 
-    kind: empty, wall, floor, door, key, ball, box, goal or lava. Empty cells have no color.
+    kind: empty, wall, floor, door, key, ball, box, goal, lava, or unseen for a cell that was never seen. An
+    empty cell has no color.
     """
 
     kind: str
     color: str = ""
     state: str = ""
+
+    @property
+    def enterable(self) -> bool:
+        """Whether one can step onto it. One that steps onto lava dies."""
+        return self.walkable or self.kind == "lava"
+
+    @property
+    def walkable(self) -> bool:
+        """Whether one can stand on it and live."""
+        return self.kind in ("empty", "floor", "goal") or (self.kind == "door" and self.state == "open")
+
+    @property
+    def shut(self) -> bool:
+        """Whether it is a door that is closed or locked."""
+        return self.kind == "door" and self.state in ("closed", "locked")
+
+    def opens_with(self, hand: Thing | None) -> bool:
+        """Say whether it is a shut door that `toggle` opens.
+
+        Args:
+            hand: What the agent carries; a locked door needs a key of its color.
+        """
+        fits = hand is not None and hand.kind == "key" and hand.color == self.color
+        return self.shut and (self.state == "closed" or fits)
+
+
+EMPTY, UNSEEN = Thing("empty"), Thing("unseen")
 
 
 @dataclass(frozen=True)
@@ -140,6 +176,15 @@ class GridState:
     visible: frozenset[Cell]
     step: int
     max_steps: int
+
+    @property
+    def ahead(self) -> Cell:
+        """The cell that the agent faces."""
+        return next_cell(self.position, self.direction)
+
+    def thing_at(self, cell: Cell) -> Thing:
+        """Return what stands in a cell, as last seen; UNSEEN where it was never seen."""
+        return self.cells.get(cell, UNSEEN)
 
 
 @dataclass

@@ -13,10 +13,7 @@ from difflib import get_close_matches
 from minigrid.core.actions import Actions
 
 from lore.base.errors import BadInput
-from lore.base.types import STEPS, GridState, Thing
-
-_UNSEEN = Thing("unseen")
-_OPEN_KINDS = ("empty", "floor", "goal", "lava", "unseen")  # that can be walked onto
+from lore.base.types import EMPTY, PORTABLE, UNSEEN, GridState
 
 _WALK = (Actions.left, Actions.right, Actions.forward)
 _OPEN = (*_WALK, Actions.toggle)
@@ -80,22 +77,26 @@ def action_table(env_id: str, choice: str, available: int) -> tuple[int, ...]:
 
 
 def valid_actions(state: GridState, names: Sequence[str]) -> list[bool]:
-    """Which of the actions can change something, as far as the agent knows: one for each name.
+    """Say which of the actions can change something, as far as the agent knows.
 
     A cell that it has not seen may be anything, so walking into it may change something. Turning always
     does; `done` never does.
+
+    Args:
+        state: What the agent knows.
+        names: Names of the actions.
+
+    Returns:
+        One truth value for each name.
     """
-    dx, dy = STEPS[state.direction]
-    thing = state.cells.get((state.position[0] + dx, state.position[1] + dy), _UNSEEN)
-    held = state.carrying
-    fits = held is not None and held.kind == "key" and held.color == thing.color
-    opens = thing.kind == "door" and (thing.state != "locked" or fits)
+    thing, hand = state.thing_at(state.ahead), state.carrying
+    unseen = thing == UNSEEN
     may = {
         "left": True,
         "right": True,
-        "forward": thing.kind in _OPEN_KINDS or (thing.kind == "door" and thing.state == "open"),
-        "pickup": held is None and thing.kind in ("key", "ball", "box", "unseen"),
-        "drop": held is not None and thing.kind in ("empty", "unseen"),
-        "toggle": thing.kind in ("box", "unseen") or opens,
+        "forward": thing.enterable or unseen,
+        "pickup": hand is None and (thing.kind in PORTABLE or unseen),
+        "drop": hand is not None and (thing == EMPTY or unseen),
+        "toggle": thing.kind == "box" or unseen or thing.opens_with(hand) or thing.state == "open",
     }
     return [may.get(name, False) for name in names]

@@ -10,15 +10,12 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from minigrid.core.constants import DIR_TO_VEC, IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
+from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT, STATE_TO_IDX
 
-from lore.base.types import Cell, GridState, Thing
+from lore.base.types import EMPTY, STEPS, Cell, GridState, Thing
 
-_EMPTY = Thing("empty")
 _WALK = ("left", "right", "forward")
 _MOST = 8  # outcomes kept side by side
-_WALKABLE = frozenset(("empty", "floor", "goal", "lava"))
-_STEPS = tuple((int(dx), int(dy)) for dx, dy in DIR_TO_VEC)
 _STATES = {index: name for name, index in STATE_TO_IDX.items()}
 
 
@@ -58,7 +55,7 @@ def _look(before: GridState, position: Cell, view: dict[Cell, Thing], direction:
     seen, known, hand = _seen(before, position, view), before.cells, view[0, 0]
     return GridState(
         mission=before.mission,
-        carrying=None if hand == _EMPTY else hand,
+        carrying=None if hand == EMPTY else hand,
         position=position,
         direction=direction,
         cells=known if seen.items() <= known.items() else {**known, **seen},
@@ -70,14 +67,13 @@ def _look(before: GridState, position: Cell, view: dict[Cell, Thing], direction:
 
 def _reached(before: GridState, action: str, view: dict[Cell, Thing]) -> tuple[Cell, ...]:
     """Where an action may have led, the likelier first. view: after it, cells relative to the agent."""
-    here, (dx, dy) = before.position, _STEPS[before.direction]
+    here, ahead = before.position, before.ahead
     if action != "forward":
         return (here,)
-    ahead = here[0] + dx, here[1] + dy
     was = before.cells[ahead]
-    if view[dx, dy].kind == "ball":
-        return (ahead, here) if _walkable(was) else (here, ahead)
-    return (ahead,) if was.kind == "ball" or _walkable(was) else (here,)
+    if view[STEPS[before.direction]].kind == "ball":
+        return (ahead, here) if was.enterable else (here, ahead)
+    return (ahead,) if was.kind == "ball" or was.enterable else (here,)
 
 
 def _misfit(before: GridState, position: Cell, view: dict[Cell, Thing]) -> tuple[int, int]:
@@ -104,13 +100,9 @@ def _seen(before: GridState, position: Cell, view: dict[Cell, Thing]) -> dict[Ce
     """The cells in view. The agent's own is what it was when last seen from outside."""
     x, y = position
     seen = {(x + dx, y + dy): thing for (dx, dy), thing in view.items()}
-    under = before.cells.get(position, _EMPTY)
-    seen[position] = under if _walkable(under) else _EMPTY
+    under = before.cells.get(position, EMPTY)
+    seen[position] = under if under.enterable else EMPTY
     return seen
-
-
-def _walkable(thing: Thing) -> bool:
-    return thing.kind in _WALKABLE or thing.state == "open"
 
 
 def _read(image: np.ndarray, direction: int) -> dict[Cell, Thing]:
@@ -127,7 +119,7 @@ def _read(image: np.ndarray, direction: int) -> dict[Cell, Thing]:
 @cache
 def _offsets(size: int, direction: int) -> tuple[Cell, ...]:
     """Of each cell of a view in the order of its bytes: column by column, the agent mid of the last row."""
-    (dx, dy), (rx, ry) = _STEPS[direction], _STEPS[(direction + 1) % 4]
+    (dx, dy), (rx, ry) = STEPS[direction], STEPS[(direction + 1) % 4]
     return tuple(
         (dx * (size - 1 - row) + rx * (col - size // 2), dy * (size - 1 - row) + ry * (col - size // 2))
         for col in range(size)
@@ -142,5 +134,5 @@ def _thing(code: bytes) -> Thing | None:
     if kind == "unseen":
         return None
     if kind == "empty":
-        return _EMPTY
+        return EMPTY
     return Thing(kind, IDX_TO_COLOR[code[1]], _STATES[code[2]] if kind == "door" else "")

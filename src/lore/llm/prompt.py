@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import lru_cache
 from hashlib import blake2b
 
-from lore.base.types import STEPS, Cell, GridState, Thing
+from lore.base.types import STEPS, Cell, GridState, Thing, next_cell
 from lore.llm.plans.language import COLORS
 
 PROMPT_VERSION = "1"  # raise it with any change of the words below: stored answers are filed under it
@@ -17,8 +17,6 @@ NEAREST = 8  # of several alike, those that are listed; the rest are counted
 
 _THINGS = frozenset(("door", "key", "ball", "box", "goal", "lava"))
 _PLAIN = frozenset(("goal", "lava", "wall", "floor"))  # their color and state tell nothing
-_BARRED = frozenset(("wall", "lava", "key", "ball", "box"))
-_UNSEEN = Thing("unseen")
 _SIDES = ("ahead", "right", "behind", "left")  # by turns to the right
 
 _SYSTEM = """\
@@ -140,9 +138,7 @@ def relative(state: GridState, cell: Cell) -> Cell:
 
 
 def _around(state: GridState) -> list[tuple[str, Thing]]:
-    x, y = state.position
-    steps = (STEPS[(state.direction + turn) % 4] for turn in range(4))
-    beside = (state.cells.get((x + dx, y + dy), _UNSEEN) for dx, dy in steps)
+    beside = (state.thing_at(next_cell(state.position, state.direction + turn)) for turn in range(4))
     return list(zip(_SIDES, beside, strict=True))
 
 
@@ -173,12 +169,12 @@ def _unexplored(state: GridState) -> str:
     """Where a cell to stand on, or else a shut door, has a neighbor that was never seen."""
     cells, edges, doors = state.cells, [], False
     for cell, thing in cells.items():
-        if thing.kind in _BARRED:
+        if not (thing.walkable or thing.shut):
             continue
         x, y = cell
         if (x + 1, y) in cells and (x - 1, y) in cells and (x, y + 1) in cells and (x, y - 1) in cells:
             continue
-        if thing.state in ("closed", "locked"):
+        if thing.shut:
             doors = True
         else:
             edges.append(relative(state, cell))

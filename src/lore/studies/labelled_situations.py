@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lore.base.rng import seed_of
-from lore.base.types import STEPS, Cell, GridState, Thing
+from lore.base.types import Cell, GridState, Thing
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.privileged.oracle import optimal_actions
 from lore.llm.plans.executor import Executor
@@ -96,14 +96,14 @@ def touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
         before = env.state
         _, _, terminated, truncated, info = env.step(env.action_names.index(action))
         after = env.state
-        cell = _front(before)
+        cell = before.ahead
         thing = before.cells.get(cell, Thing("wall"))
         if action == "pickup" and after.carrying is not None and before.carrying is None:
             yield Touch("pickup", thing, cell)
         elif action == "toggle" and after.cells.get(cell) != thing:
             yield Touch("toggle", thing, cell)
         elif terminated and info["raw_reward"] > 0:
-            cell = cell if action == "forward" and after.position == cell else _front(after)
+            cell = cell if action == "forward" and after.position == cell else after.ahead
             yield Touch("goto", after.cells.get(cell, thing), cell)
         if terminated or truncated:
             return
@@ -148,12 +148,16 @@ def rule(state: GridState) -> tuple[str, str]:
     keys = _seen(state, "key") if hand is None and len(shut) == len(doors) else []
     cells = (shut if hand else []) or keys or targets or (shut if not doors or hand is None else [])
     if not cells:
-        return EXPLORE, "forward" if _free(state) else "right"
+        return EXPLORE, "forward" if state.thing_at(state.ahead).walkable else "right"
     cell = min(cells, key=lambda c: abs(c[0] - state.position[0]) + abs(c[1] - state.position[1]))
     kind, (ahead, right) = state.cells[cell].kind, relative(state, cell)
     if (ahead, right) == (1, 0) and kind != "goal":
         return kind, "toggle" if kind == "door" else "pickup"
-    forward = ahead > 0 and (kind == "goal" or ahead > 1 or right == 0) and (_free(state) or kind == "goal")
+    forward = (
+        ahead > 0
+        and (kind == "goal" or ahead > 1 or right == 0)
+        and (state.thing_at(state.ahead).walkable or kind == "goal")
+    )
     return kind, "forward" if forward else "right" if right > 0 else "left"
 
 
@@ -208,14 +212,3 @@ def _name(thing: Thing, mission: str) -> str:
 
 def _seen(state: GridState, kind: str) -> list[Cell]:
     return [cell for cell, thing in state.cells.items() if thing.kind == kind]
-
-
-def _front(state: GridState) -> Cell:
-    (x, y), (dx, dy) = state.position, STEPS[state.direction]
-    return x + dx, y + dy
-
-
-def _free(state: GridState) -> bool:
-    """Whether the next cell ahead can be walked on and is no lava."""
-    thing = state.cells.get(_front(state), Thing("wall"))
-    return thing.kind in ("empty", "floor", "goal") or thing.state == "open"

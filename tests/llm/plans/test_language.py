@@ -20,11 +20,11 @@ from lore.llm.plans.language import (
     TESTS,
     AllOf,
     AnyOf,
-    Ask,
     BadPlan,
-    Explore,
+    ExploreStep,
     If,
     Not,
+    Predicate,
     Program,
     Repeat,
     Step,
@@ -52,7 +52,7 @@ def random_test(rng, depth):
     shape = rng.random()
     if depth <= 0 or shape < 0.5:
         word = rng.choice(list(TESTS))
-        return Ask(word, random_target(rng, TESTS[word]))
+        return Predicate(word, random_target(rng, TESTS[word]))
     if shape < 0.65:
         inner = random_test(rng, depth - 1)
         return inner.test if isinstance(inner, Not) else Not(inner)
@@ -72,7 +72,7 @@ def random_statement(rng, depth):
         bare = need == "never" or (need == "may" and rng.random() < 0.4)
         return Step(word, None if bare else random_target(rng, kinds))
     if shape < 0.65:
-        return Explore(random_test(rng, 2) if rng.random() < 0.7 else None)
+        return ExploreStep(random_test(rng, 2) if rng.random() < 0.7 else None)
     if shape < 0.78:
         return If(random_test(rng, depth), random_body(rng, depth - 1), random_body(rng, depth - 1))
     if shape < 0.92:
@@ -125,7 +125,7 @@ def test_a_plan_as_a_model_writes_it():
     )
     assert program == Program(
         (
-            Explore(Ask("visible", KEY)),
+            ExploreStep(Predicate("visible", KEY)),
             Step("goto", Target("key", "yellow")),
             Step("pickup"),
             Step("toggle", Target("door", state="locked")),
@@ -140,25 +140,33 @@ def test_a_plan_as_a_model_writes_it():
 @pytest.mark.parametrize(
     ("text", "statement"),
     [
-        ("if carrying(key) { drop() }", If(Ask("carrying", KEY), (Step("drop"),))),
-        ("if at(key) { } else { left }", If(Ask("at", KEY), (), (Step("left"),))),
+        ("if carrying(key) { drop() }", If(Predicate("carrying", KEY), (Step("drop"),))),
+        ("if at(key) { } else { left }", If(Predicate("at", KEY), (), (Step("left"),))),
         (
             "if at(key) {left} else if at(door) {right} else {wait}",
-            If(Ask("at", KEY), (Step("left"),), (If(Ask("at", DOOR), (Step("right"),), (Step("wait"),)),)),
+            If(
+                Predicate("at", KEY),
+                (Step("left"),),
+                (If(Predicate("at", DOOR), (Step("right"),), (Step("wait"),)),),
+            ),
         ),
-        ("while open(door) { forward; }", While(Ask("open", DOOR), (Step("forward"),))),
-        ("until open(door) { forward }", While(Not(Ask("open", DOOR)), (Step("forward"),))),
-        ("until not open(door) { }", While(Ask("open", DOOR), ())),
+        ("while open(door) { forward; }", While(Predicate("open", DOOR), (Step("forward"),))),
+        ("until open(door) { forward }", While(Not(Predicate("open", DOOR)), (Step("forward"),))),
+        ("until not open(door) { }", While(Predicate("open", DOOR), ())),
         ("repeat 3 { left }", Repeat(3, (Step("left"),))),
-        ("explore", Explore()),
-        ("explore until not at(key)", Explore(Not(Ask("at", KEY)))),
+        ("explore", ExploreStep()),
+        ("explore until not at(key)", ExploreStep(Not(Predicate("at", KEY)))),
         (
             "explore until at(key) or at(door) and not locked(door)",
-            Explore(AnyOf((Ask("at", KEY), AllOf((Ask("at", DOOR), Not(Ask("locked", DOOR))))))),
+            ExploreStep(
+                AnyOf((Predicate("at", KEY), AllOf((Predicate("at", DOOR), Not(Predicate("locked", DOOR))))))
+            ),
         ),
         (
             "explore until (at(key) || at(door)) && !locked(door)",
-            Explore(AllOf((AnyOf((Ask("at", KEY), Ask("at", DOOR))), Not(Ask("locked", DOOR))))),
+            ExploreStep(
+                AllOf((AnyOf((Predicate("at", KEY), Predicate("at", DOOR))), Not(Predicate("locked", DOOR))))
+            ),
         ),
         ("goto(locked red door)", Step("goto", Target("door", "red", "locked"))),
         ("goto(any red locked door)", Step("goto", Target("door", "red", "locked"))),

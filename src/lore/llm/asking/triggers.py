@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from typing import Any
 
-from lore.base.types import STEPS, GridState
+from lore.base.types import GridState
 
 NAMES = ("novelty", "td_error", "plateau", "boundary")
 
@@ -82,11 +82,8 @@ class Boundary:
         got_key = carried != self.carried and carried.startswith("key")
         was_shut = None if self.ahead is None else state.cells.get((self.ahead[0], self.ahead[1]))
         opened = was_shut is not None and was_shut.state == "open"
-        dx, dy = STEPS[state.direction]
-        ahead = (state.position[0] + dx, state.position[1] + dy)
-        door = state.cells.get(ahead)
         self.carried = carried
-        self.ahead = list(ahead) if door is not None and door.state in ("closed", "locked") else None
+        self.ahead = list(state.ahead) if state.thing_at(state.ahead).shut else None
         return state.step == 0 or got_key or opened
 
 

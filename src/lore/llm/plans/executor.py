@@ -1,8 +1,8 @@
 """Runs a plan: GridState in, advice for this step out.
 
-A program is laid out flat, as a list of lines and a place in it. Each call looks at the state anew: it leaves
-the loops whose test has turned, passes the steps that the state already satisfies, and advises what the first
-one wants that it does not satisfy. So it does not matter who acts, or whether the advice is followed.
+A program is a list of lines, and the executor stands at one of them. Each call looks at the state anew: it
+leaves the loops whose test no longer holds, passes the steps that the state already satisfies, and advises
+what the first other step wants. So it does not matter who acts, or whether the advice is followed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lore.base.types import GridState, Thing
-from lore.llm.plans.known_world import Moves, Scene, Stuck
+from lore.base.types import PORTABLE, GridState, Thing
+from lore.llm.plans.known_world import KnownWorld, Moves, Stuck
 from lore.llm.plans.language import (
-    PORTABLE,
-    Explore,
+    ExploreStep,
     If,
     Program,
     Repeat,
@@ -25,7 +24,7 @@ from lore.llm.plans.language import (
     While,
     parse,
 )
-from lore.llm.plans.plan_steps import Memo, run
+from lore.llm.plans.plan_steps import Memo, run_step
 
 MAX_ROUNDS = 32
 """Of one `while` or `until`: more show that it leads nowhere."""
@@ -34,7 +33,7 @@ MAX_LINES = 256
 
 
 @dataclass(frozen=True)
-class Advice:
+class PlanAdvice:
     """What a plan says now.
 
     probs: action -> share, all positive, sum 1: the first actions of all shortest ways; None unless running.
@@ -58,40 +57,55 @@ class Executor:
         self.start(Program(()), ())
 
     def start(self, program: Program, actions: tuple[str, ...]) -> None:
-        """Begin a program. actions: names of the task's actions, as MiniGrid spells them."""
-        self._program, self._actions, self._code = program, actions, _Code(program)
-        self._begun, self._place, self._counts = False, 0, [0] * self._code.slots
-        self._memo: Memo | None = None
-        self._hand: Thing | None = None  # as the program left it,
-        self._grip = 0  # by the step at this place
+        """Take up a program at its first line.
 
-    def advance(self, state: GridState) -> Advice:
-        """Advice for this state. A program that was done or impossible may be asked again."""
-        scene = Scene(state, self._actions)
-        if not self._begun:
-            self._hand, self._begun = scene.hand, True
+        Args:
+            program: The plan.
+            actions: Names of the task's actions, as MiniGrid spells them.
+        """
+        self._program, self._actions, self._code = program, actions, _Code(program)
+        self._has_begun, self._line, self._counts = False, 0, [0] * self._code.slots
+        self._memo: Memo | None = None
+        self._hand: Thing | None = None  # what was in hand after the last pickup or drop of the program
+        self._hand_line = 0  # the line of that pickup or drop
+
+    def advance(self, state: GridState) -> PlanAdvice:
+        """Say what the program wants now; call it once for every state.
+
+        If the program is stuck because somebody else took or dropped something, it goes back to its last
+        pickup or drop. A program that was done or impossible may be asked again.
+
+        Args:
+            state: What the agent knows now.
+
+        Returns:
+            The actions to take, or that the program is done or impossible.
+        """
+        world = KnownWorld(state, self._actions)
+        if not self._has_begun:
+            self._hand, self._has_begun = world.hand, True
         try:
-            return self._advance(scene)
+            return self._advance(world)
         except Stuck as stuck:
-            if scene.hand == self._hand:
-                return Advice(None, "impossible", str(stuck))
-        self._go(self._grip)  # somebody else took or dropped something: back to where that was seen to
-        self._hand = scene.hand
+            if world.hand == self._hand:
+                return PlanAdvice(None, "impossible", str(stuck))
+        self._move_to(self._hand_line)
+        self._hand = world.hand
         try:
-            return self._advance(scene)
+            return self._advance(world)
         except Stuck as stuck:
-            return Advice(None, "impossible", str(stuck))
+            return PlanAdvice(None, "impossible", str(stuck))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists: the program and how far it has come."""
         return {
             "program": str(self._program),
             "actions": list(self._actions),
-            "begun": self._begun,
-            "place": self._place,
+            "begun": self._has_begun,
+            "place": self._line,
             "counts": list(self._counts),
             "hand": None if self._hand is None else list(self._hand),
-            "grip": self._grip,
+            "grip": self._hand_line,
             "memo": None if self._memo is None else self._memo.state_dict(),
         }
 
@@ -99,56 +113,60 @@ class Executor:
         """Go on where `state` was taken."""
         program = parse(state["program"]) if state["program"] else Program(())
         self.start(program, tuple(state["actions"]))
-        self._begun, self._place, self._counts = state["begun"], state["place"], list(state["counts"])
-        self._hand, self._grip = None if state["hand"] is None else Thing(*state["hand"]), state["grip"]
+        self._has_begun, self._line, self._counts = state["begun"], state["place"], list(state["counts"])
+        self._hand, self._hand_line = None if state["hand"] is None else Thing(*state["hand"]), state["grip"]
         self._memo = None if state["memo"] is None else Memo.from_state(state["memo"])
 
-    def _advance(self, scene: Scene) -> Advice:
+    def _advance(self, world: KnownWorld) -> PlanAdvice:
         for loop in self._code.loops:
-            if loop.first <= self._place < loop.end and not scene.true(loop.test):
-                self._go(loop.end)
+            if loop.first <= self._line < loop.end and not world.satisfies(loop.test):
+                self._move_to(loop.end)
         for _ in range(MAX_LINES):
-            if self._place == len(self._code.lines):
-                return Advice(None, "done", "")
-            match self._code.lines[self._place]:
+            if self._line == len(self._code.lines):
+                return PlanAdvice(None, "done", "")
+            match self._code.lines[self._line]:
                 case _Do(step):
-                    moves = self._do(step, scene)
+                    moves = self._run_step(step, world)
                     if moves:
-                        return Advice({move: 1 / len(moves) for move in moves}, "running", str(step))
-                    self._go(self._place + 1)
+                        return PlanAdvice({move: 1 / len(moves) for move in moves}, "running", str(step))
+                    self._move_to(self._line + 1)
                 case _Unless(test, to):
-                    self._go(self._place + 1 if scene.true(test) else to)
+                    self._move_to(self._line + 1 if world.satisfies(test) else to)
                 case _Jump(to):
-                    self._go(to)
+                    self._move_to(to)
                 case _Set(slot, count):
                     self._counts[slot] = count
-                    self._go(self._place + 1)
+                    self._move_to(self._line + 1)
                 case _Count(slot, to):
                     self._counts[slot] -= 1
                     if self._counts[slot] < 0 and to is None:
                         raise Stuck(f"loop: {MAX_ROUNDS} rounds, and no end")
-                    self._go(self._place + 1 if self._counts[slot] >= 0 or to is None else to)
+                    self._move_to(self._line + 1 if self._counts[slot] >= 0 or to is None else to)
         raise Stuck("loop: nothing to do in it")
 
-    def _do(self, step: Step | Explore, scene: Scene) -> Moves:
+    def _run_step(self, step: Step | ExploreStep, world: KnownWorld) -> Moves:
         if self._memo is None:
-            self._memo = Memo(scene.position, scene.direction, scene.state.step)
-        moves = run(step, scene, self._memo)
+            self._memo = Memo(world.position, world.direction, world.state.step)
+        moves = run_step(step, world, self._memo)
         if isinstance(step, Step) and step.word in ("pickup", "drop"):
-            self._hand, self._grip = scene.hand, self._place
+            self._hand, self._hand_line = world.hand, self._line
         return moves
 
-    def _go(self, place: int) -> None:
-        """A `toggle` goes on with what the `goto` just before it was about; any other step looks anew."""
+    def _move_to(self, place: int) -> None:
+        """Go on at a line.
+
+        The step there forgets what the step before was about. Only a `toggle` right after its `goto` is about
+        the same thing.
+        """
         following = self._code.lines[place] if place < len(self._code.lines) else None
-        if not (place == self._place + 1 and isinstance(following, _Do) and following.same_things):
+        if not (place == self._line + 1 and isinstance(following, _Do) and following.same_things):
             self._memo = None
-        self._place = place
+        self._line = place
 
 
 @dataclass(frozen=True)
 class _Do:
-    step: Step | Explore
+    step: Step | ExploreStep
     same_things: bool = False
 
 
@@ -192,23 +210,23 @@ class _Code:
         self.loops: list[_Loop] = []
         self.slots = 0
         self._named: dict[str, Target] = {}
-        self._block(program.body)
+        self._add_block(program.body)
 
-    def _block(self, body: tuple[Statement, ...]) -> None:
+    def _add_block(self, body: tuple[Statement, ...]) -> None:
         for statement in body:
             match statement:
                 case If(test, then, other):
-                    self._if(test, then, other)
+                    self._add_if(test, then, other)
                 case While(test, inner):
-                    self._while(test, inner)
+                    self._add_while(test, inner)
                 case Repeat(count, inner):
-                    self._repeat(count, inner)
+                    self._add_repeat(count, inner)
                 case Step():
-                    self._step(statement)
-                case Explore():
+                    self._add_step(statement)
+                case ExploreStep():
                     self.lines.append(_Do(statement))
 
-    def _step(self, step: Step) -> None:
+    def _add_step(self, step: Step) -> None:
         """A bare `pickup` or `toggle` means what the last `goto` or `face` before it in the text named."""
         target = step.target or self._named.get(step.word)
         before = self.lines[-1] if self.lines else None
@@ -224,40 +242,41 @@ class _Code:
         if step.word == "toggle" and target.kind == "box":  # it is gone now, and what was in it is nameless
             self._named.pop("pickup", None)
 
-    def _if(self, test: Test, body: tuple[Statement, ...], other: tuple[Statement, ...]) -> None:
-        head = self._hole()
-        self._block(body)
+    def _add_if(self, test: Test, body: tuple[Statement, ...], other: tuple[Statement, ...]) -> None:
+        head = self._leave_open()
+        self._add_block(body)
         if other:
-            end = self._hole()
+            end = self._leave_open()
             self.lines[head] = _Unless(test, len(self.lines))
-            self._block(other)
+            self._add_block(other)
             self.lines[end] = _Jump(len(self.lines))
         else:
             self.lines[head] = _Unless(test, len(self.lines))
 
-    def _while(self, test: Test, body: tuple[Statement, ...]) -> None:
-        slot, place = self._set(MAX_ROUNDS), len(self.loops)
-        head = self._hole()
+    def _add_while(self, test: Test, body: tuple[Statement, ...]) -> None:
+        slot, place = self._add_counter(MAX_ROUNDS), len(self.loops)
+        head = self._leave_open()
         self.loops.append(_Loop(head, head, test))
         self.lines.append(_Count(slot, None))
-        self._block(body)
+        self._add_block(body)
         self.lines.append(_Jump(head))
         self.lines[head] = _Unless(test, len(self.lines))
         self.loops[place] = _Loop(head, len(self.lines), test)
 
-    def _repeat(self, count: int, body: tuple[Statement, ...]) -> None:
-        slot = self._set(count)
-        head = self._hole()
-        self._block(body)
+    def _add_repeat(self, count: int, body: tuple[Statement, ...]) -> None:
+        slot = self._add_counter(count)
+        head = self._leave_open()
+        self._add_block(body)
         self.lines.append(_Jump(head))
         self.lines[head] = _Count(slot, len(self.lines))
 
-    def _set(self, count: int) -> int:
+    def _add_counter(self, count: int) -> int:
+        """Add a line that sets a counter of its own for a loop. Returns the counter's number."""
         self.lines.append(_Set(self.slots, count))
         self.slots += 1
         return self.slots - 1
 
-    def _hole(self) -> int:
-        """A place to be filled in when it is known where it leads."""
+    def _leave_open(self) -> int:
+        """Add a line that is filled in later, when it is known where it leads. Returns its place."""
         self.lines.append(_Jump(0))
         return len(self.lines) - 1

@@ -3,7 +3,7 @@
     explore until visible(key); goto(key); pickup; toggle(locked door); goto(goal)
 
 `parse` is the only way in. It knows a fixed list of words and never evaluates anything; whatever else it is
-given raises BadPlan. What each step does is in `plan.py`; `docs/plans.md` is the page for people.
+given raises BadPlan. What each step does is in `plan_steps.py`; `docs/plans.md` is the page for people.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NoReturn, cast
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedInput, UnexpectedToken
 
+from lore.base.types import PORTABLE
+
 MAX_CHARS = 2000
 MAX_DEPTH = 16
 MAX_NODES = 200
@@ -23,7 +25,6 @@ MAX_REPEAT = 100
 
 COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 STATES = ("open", "closed", "locked")
-PORTABLE = ("key", "ball", "box")
 KINDS = ("door", *PORTABLE, "goal", "lava", "wall", "floor")
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "goto": ("must", KINDS),
@@ -71,7 +72,7 @@ block: "{" ";"* statement* "}"
 
 ?test: all_of | all_of (_or all_of)+ -> any_of
 ?all_of: one | one (_and one)+
-?one: WORD "(" words ")" -> ask | _not one -> not_ | "(" test ")"
+?one: WORD "(" words ")" -> predicate | _not one -> not_ | "(" test ")"
 words: WORD*
 
 _or: "or" | "||"
@@ -104,8 +105,8 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A question about the world: a word of TESTS and its target."""
+class Predicate:
+    """One fact about the world that can hold or not: a word of TESTS and its target."""
 
     word: str
     target: Target
@@ -150,7 +151,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Explore:
+class ExploreStep:
     """Look at new places until `until` holds, or, without it, until none is left."""
 
     until: Test | None = None
@@ -201,13 +202,23 @@ class Program:
         return "; ".join(map(str, self.body))
 
 
-Test = Ask | Not | AllOf | AnyOf
-Statement = Step | Explore | If | While | Repeat
+Test = Predicate | Not | AllOf | AnyOf
+Statement = Step | ExploreStep | If | While | Repeat
 Node = Program | Statement | Test | Target
 
 
 def parse(text: str) -> Program:
-    """Read a program. Case and white space do not matter. Raises BadPlan for any text that is none."""
+    """Read a program; case and white space do not matter.
+
+    Args:
+        text: What an adviser wrote.
+
+    Returns:
+        The program; its `str` parses to an equal one.
+
+    Raises:
+        BadPlan: The text is no program.
+    """
     if len(text) > MAX_CHARS:
         raise BadPlan("too_long", f"{len(text)} characters; at most {MAX_CHARS}")
     if not text.isascii():
@@ -224,7 +235,7 @@ def parse(text: str) -> Program:
 
 
 def children(node: Node) -> Iterator[Node]:
-    """The nodes directly below, in the order of the text."""
+    """Yield the nodes directly below a node, in the order of the text."""
     for field in fields(node):
         value = getattr(node, field.name)
         for item in value if isinstance(value, tuple) else (value,):
@@ -265,8 +276,8 @@ class _Build(Transformer):
             raise BadPlan("bad_target", f"{word} takes no target")
         return Step(str(word), _target(word, words, kinds))
 
-    def explore(self, until: Test | None = None) -> Explore:
-        return Explore(until)
+    def explore(self, until: Test | None = None) -> ExploreStep:
+        return ExploreStep(until)
 
     def if_(
         self, test: Test, body: tuple[Statement, ...], other: tuple[Statement, ...] | If | None = None
@@ -296,10 +307,10 @@ class _Build(Transformer):
     def not_(self, test: Test) -> Test:
         return test.test if isinstance(test, Not) else Not(test)
 
-    def ask(self, word: Token, words: tuple[str, ...]) -> Ask:
+    def predicate(self, word: Token, words: tuple[str, ...]) -> Predicate:
         if word not in TESTS:
             _unknown(word, TESTS)
-        return Ask(str(word), _target(word, words, TESTS[word]))
+        return Predicate(str(word), _target(word, words, TESTS[word]))
 
     def words(self, *words: Token) -> tuple[str, ...]:
         return tuple(str(word) for word in words if word not in _ARTICLES)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from lore.base.types import Cell, GridState, Thing
-from lore.llm.plans.language import PORTABLE
+from lore.base.types import PORTABLE, Cell, GridState, Thing
 
 REACH = 48  # cells farther away than this, in x or y, are not looked at
 TAKE_COST = 10  # of a cell from which something has to be taken away: rather a detour of that many actions
@@ -19,7 +18,6 @@ Poses = tuple[int, int, int, int]
 """Sets of cells by the direction in which the agent looks."""
 
 _NONE: Poses = (0, 0, 0, 0)
-_WALKABLE = ("empty", "floor", "goal")
 
 
 class Ways(NamedTuple):
@@ -33,11 +31,13 @@ class Ground:
     """What is known of the floor. Sets: free (can be walked on), shut (can be, once a door is opened or a
     thing is taken away), unseen (beside known cells or between them).
 
-    key: color of the key in hand, if any. can: names of the task's actions. clear: things may be taken
-    away. Lava is never walked on. The agent's own cell is free, whatever it is said to be.
+    hand: what is carried; a key opens doors of its color. can: names of the task's actions. clear: things may
+    be taken away. Lava is never walked on. The agent's own cell is free, whatever the map says of it.
     """
 
-    def __init__(self, state: GridState, key: str | None, can: Collection[str], clear: bool = False) -> None:
+    def __init__(
+        self, state: GridState, hand: Thing | None, can: Collection[str], clear: bool = False
+    ) -> None:
         px, py = state.position
         cells = {
             (x, y): thing
@@ -49,18 +49,18 @@ class Ground:
         self._width, self._height = max(xs) - self._x0 + 2, max(ys) - self._y0 + 2
         seen = free = doors = things = 0
         for cell, thing in cells.items():
-            bit = self.bit(cell)
+            bit = self.bit_of(cell)
             seen |= bit
-            if walkable(thing):
+            if thing.walkable:
                 free |= bit
             elif thing.kind == "door":
-                doors |= bit if opens(thing, key) else 0
+                doors |= bit if thing.opens_with(hand) else 0
             elif thing.kind in PORTABLE:
                 things |= bit
-        here = self.bit((px, py))
+        here = self.bit_of((px, py))
         doors = doors & ~here if "toggle" in can else 0
-        self._low = things & ~here
-        things = self._low if clear and "pickup" in can else 0
+        self._lying = things & ~here
+        things = self._lying if clear and "pickup" in can else 0
         self.free, self.shut = free | here, doors | things
         moves = ((1, self.free, "forward"), (2, doors, "toggle"), (TAKE_COST, things, "pickup"))
         self._moves = [move for move in moves if move[1] and "forward" in can]
@@ -69,47 +69,55 @@ class Ground:
         self._pose = here, state.direction % 4
         self._can = can
 
-    def bit(self, cell: Cell) -> int:
+    def bit_of(self, cell: Cell) -> int:
+        """Return the set that holds this one cell; it must lie within the map or beside it."""
         return 1 << ((cell[1] - self._y0) * self._width + cell[0] - self._x0)
 
-    def board(self, cells: Iterable[Cell]) -> int:
-        """The set of those of the cells that are known or beside the known ones."""
-        board = 0
+    def collect_bits(self, cells: Iterable[Cell]) -> int:
+        """Return the set of those of the cells that are known or beside known ones."""
+        found = 0
         for x, y in cells:
             if 0 <= x - self._x0 < self._width and 0 <= y - self._y0 < self._height:
-                board |= self.bit((x, y))
-        return board
+                found |= self.bit_of((x, y))
+        return found
 
-    def facing(self, board: int) -> Poses:
-        """Poses that look at a cell of `board`."""
-        return self._before((board, board, board, board))
+    def find_poses_facing(self, cells: int) -> Poses:
+        """Return the poses from which the agent faces one of the cells."""
+        return self._step_back((cells, cells, cells, cells))
 
-    def on(self, board: int) -> Poses:
-        board &= self.free | self.shut
-        return board, board, board, board
+    def find_poses_on(self, cells: int) -> Poses:
+        """Return the poses on those of the cells that one can come to stand on."""
+        cells &= self.free | self.shut
+        return cells, cells, cells, cells
 
-    def frontier(self) -> Poses:
-        """Poses that would see something new at once, over a thing that lies there if need be."""
-        open_ = self._looks_at(self.unseen, self.unseen, self.unseen, self.unseen)
-        return join(open_, self._past(self._low))
+    def find_frontier(self) -> Poses:
+        """Return the poses that face a cell never seen, or a thing with such a cell behind it."""
+        open_ = self._look_at(self.unseen, self.unseen, self.unseen, self.unseen)
+        return unite(open_, self._look_past(self._lying))
 
-    def ends(self) -> Poses:
-        """Poses that look at a shut cell with an unseen one behind it."""
-        return self._past(self.shut)
+    def find_shut_frontier(self) -> Poses:
+        """Return the poses that face a shut cell with a cell never seen behind it."""
+        return self._look_past(self.shut)
 
-    def _past(self, board: int) -> Poses:
-        return self._looks_at(*(board & _shift(self.unseen, -step) for step in self._shifts))
+    def _look_past(self, cells: int) -> Poses:
+        return self._look_at(*(cells & _shift(self.unseen, -step) for step in self._shifts))
 
-    def _looks_at(self, *boards: int) -> Poses:
+    def _look_at(self, *sets: int) -> Poses:
         east, south, west, north = (
-            _shift(board, -step) & self.free for board, step in zip(boards, self._shifts, strict=True)
+            _shift(cells, -step) & self.free for cells, step in zip(sets, self._shifts, strict=True)
         )
         return east, south, west, north
 
-    def ways(self, goals: Mapping[int, Poses]) -> Ways | None:
-        """The way to the nearest goal; None if there is none. goals: extra cost -> poses, costs at least 0.
+    def find_ways(self, goals: Mapping[int, Poses]) -> Ways | None:
+        """Search outwards from all goals at once, ring by ring, until a ring holds the agent's pose.
 
-        A turn, a step and opening a door cost 1 each; to take something away costs a detour.
+        A turn, a step and opening a door cost 1 each; taking something away costs TAKE_COST.
+
+        Args:
+            goals: Cost to add, at least 0 -> the poses that end the way at this cost.
+
+        Returns:
+            How the shortest ways begin; None if no goal can be reached.
         """
         here, direction = self._pose
         pending, reached = dict(goals), [(-1, _NONE)]
@@ -118,36 +126,43 @@ class Ground:
             ring = _without(pending.pop(level), total)
             if ring[direction] & here:
                 arrived = bool(goals.get(level, _NONE)[direction] & here)
-                return Ways(() if arrived else self._first(level, reached), arrived)
+                return Ways(() if arrived else self._first_actions(level, reached), arrived)
             if any(ring):
-                reached.append((level, join(total, ring)))
+                reached.append((level, unite(total, ring)))
                 self._spread(ring, level, pending)
         return None
 
     def _spread(self, ring: Poses, level: int, pending: dict[int, Poses]) -> None:
         """Put the poses from which `ring` is reached by one move into the rings to come."""
         turned = [0, 0, 0, 0]
-        for d, board in enumerate(ring):
+        for d, cells in enumerate(ring):
             if "right" in self._can:
-                turned[d - 1] |= board
+                turned[d - 1] |= cells
             if "left" in self._can:
-                turned[(d + 1) % 4] |= board
+                turned[(d + 1) % 4] |= cells
         _add(pending, level + 1, (turned[0], turned[1], turned[2], turned[3]))
         for cost, ground, _ in self._moves:
             entered = ring[0] & ground, ring[1] & ground, ring[2] & ground, ring[3] & ground
             if any(entered):
-                _add(pending, level + cost, self._before(entered))
+                _add(pending, level + cost, self._step_back(entered))
 
-    def _before(self, ring: Poses) -> Poses:
-        """The poses one step back."""
+    def _step_back(self, ring: Poses) -> Poses:
+        """Return the poses from which one step forward leads to these poses."""
         ground = self.free | self.shut
         east, south, west, north = (
-            _shift(board, -step) & ground for board, step in zip(ring, self._shifts, strict=True)
+            _shift(cells, -step) & ground for cells, step in zip(ring, self._shifts, strict=True)
         )
         return east, south, west, north
 
-    def _first(self, level: int, reached: list[tuple[int, Poses]]) -> tuple[str, ...]:
-        """The actions after which the rest of the way is as much shorter as they cost."""
+    def _first_actions(self, level: int, reached: list[tuple[int, Poses]]) -> tuple[str, ...]:
+        """Return every action with which a shortest way begins.
+
+        An action is one of them if the pose after it is nearer to a goal by exactly the cost of the action.
+
+        Args:
+            level: Cost of the shortest ways from here.
+            reached: For rising costs, the poses from which a goal costs at most so much.
+        """
         here, d = self._pose
         ahead = _shift(here, self._shifts[d])
         nearer = _within(reached, level - 1)
@@ -162,24 +177,12 @@ class Ground:
         return tuple(first)
 
 
-def walkable(thing: Thing) -> bool:
-    """Whether one can stand there and live."""
-    return thing.kind in _WALKABLE or (thing.kind == "door" and thing.state == "open")
+def _shift(cells: int, by: int) -> int:
+    return cells << by if by > 0 else cells >> -by
 
 
-def opens(thing: Thing, key: str | None) -> bool:
-    """Whether `toggle` opens that door. key: color of the key in hand, if any."""
-    return thing.kind == "door" and (
-        thing.state == "closed" or (thing.state == "locked" and thing.color == key)
-    )
-
-
-def _shift(board: int, by: int) -> int:
-    return board << by if by > 0 else board >> -by
-
-
-def join(a: Poses, b: Poses) -> Poses:
-    """Poses that are in either."""
+def unite(a: Poses, b: Poses) -> Poses:
+    """Return the poses that are in either set."""
     return a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]
 
 
@@ -188,9 +191,9 @@ def _without(a: Poses, b: Poses) -> Poses:
 
 
 def _add(pending: dict[int, Poses], level: int, poses: Poses) -> None:
-    pending[level] = join(pending[level], poses) if level in pending else poses
+    pending[level] = unite(pending[level], poses) if level in pending else poses
 
 
 def _within(reached: list[tuple[int, Poses]], level: int) -> Poses:
-    """The poses reached by rings no farther than `level`."""
+    """Return the poses from which a goal costs at most `level`."""
     return next((poses for at, poses in reversed(reached) if at <= level), _NONE)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lore.base.errors import BadInput
-from lore.base.types import GridState
+from lore.base.types import PORTABLE, GridState
 from lore.config.options import LLMOptions
 from lore.llm.asking.deadline import call
-from lore.llm.plans.language import COLORS, PORTABLE
+from lore.llm.plans.language import COLORS
 from lore.llm.request import ProviderError, Reply, Request
 
 if TYPE_CHECKING:

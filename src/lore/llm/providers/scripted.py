@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from lore.base.errors import BadInput
-from lore.base.types import GridState
+from lore.base.types import PORTABLE, GridState
 from lore.config.options import LLMOptions
 from lore.llm.plans.executor import Executor
-from lore.llm.plans.language import COLORS, PORTABLE, parse
+from lore.llm.plans.language import COLORS, parse
 from lore.llm.request import Reply, Request
 
 FAILURES = ("independent", "colors", "sides", "explore")
