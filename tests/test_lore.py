@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,10 @@ def weights(folder: Path) -> torch.Tensor:
     return load_state(folder)["agent"]["optimizer"]["master"]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def alone(finished_run: Callable[..., Path]) -> Path:
     """DreamerV3 without a gate."""
-    return runs.run(tmp_path_factory.mktemp("alone"), "gate=none")
+    return finished_run("gate=none")
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -108,10 +109,12 @@ def test_first_use_installs_once_and_runs_where_it_was_called(clone: Clone) -> N
 
 def test_afterwards_the_wrapper_is_quick(clone: Clone) -> None:
     clone.run()
-    start = time.monotonic()
+    before = os.times()
     for _ in range(5):
         clone.run()
-    assert (time.monotonic() - start) / 5 < 0.2
+    after = os.times()  # processor time: another test may run beside this one
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert 0 < spent / 5 < 0.2
 
 
 @pytest.mark.parametrize("lock", ["flock", "mkdir"])
@@ -160,8 +163,8 @@ def test_import_is_instant_and_exports_load_late() -> None:
 
 def test_every_direct_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {re.split(r"[<>=]", requirement)[0].lower() for requirement in wanted}
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in wanted}
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lines)
     assert names <= {line.split("==")[0] for line in lines}

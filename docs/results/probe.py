@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
+from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.llm.plans.language import parse
 from lore.llm.providers import Request
 from lore.llm.providers.local import BUNDLED, candidates
-from lore.config.options import EnvOptions, LLMOptions
+from lore.studies.labelled_situations import action_hit, collect, first_shares, subgoal_of
 from lore.studies.probe import ProbeOptions, probe_adviser
 from lore.studies.probe_report import figure, interval
-from lore.studies.labelled_situations import action_hit, collect, first_shares, subgoal_of
 
 HERE = Path(__file__).parent / "probe"
 SITUATIONS, SETS = 32, 5
@@ -51,7 +51,9 @@ def ask(labels: list[str]) -> None:
 
 def menu(env_id: str) -> None:
     """How right the plans are that `local` chooses from, whoever chooses."""
-    found = collect(make_env(EnvOptions(id=env_id), "symbolic", remember=True), SITUATIONS, 0, "probe/situations")
+    found = collect(
+        make_env(EnvOptions(id=env_id), "symbolic", remember=True), SITUATIONS, 0, "probe/situations"
+    )
     hits: dict[str, list[tuple[float, float]]] = {}
     for s in found:
         request = Request("", "", s.state, "", "", tuple(s.env.action_names), 1)

@@ -52,11 +52,11 @@ def acting(envs: int, steps: int = 2000) -> float:
     """Seconds an environment step, network and MiniGrid together, side by side in one process."""
     import torch
 
-    from lore.training.build import build_agent
+    from lore.base.rng import generator
     from lore.config.compose import compose
     from lore.envs import make_vec
     from lore.training.acting import GuidedPolicy
-    from lore.base.rng import generator
+    from lore.training.build import build_agent
 
     torch.set_num_threads(1)
     cfg = compose([f"run.envs={envs}", f"run.prefill={64 * envs}"])  # room for a sequence

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ KILLED = -signal.SIGKILL
 MOST = {"write": 8, "row": 8, "rename": 4, "prune": 3}  # points that a run passes in two saves, or more
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def whole(finished_run: Callable[..., Path]) -> Path:
     """An uninterrupted run."""
-    return runs.run(tmp_path_factory.mktemp("whole"))
+    return finished_run()
 
 
 VARIANTS = {
@@ -44,15 +45,16 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_equals_the_uninterrupted_one(variant: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    variant: str, finished_run: Callable[..., Path], tmp_path: Path
+) -> None:
     """Stopped twice, between checkpoints: after 20 ticks, and 13 later."""
     options = VARIANTS[variant]
-    runs.run(tmp_path / "whole", *options)
-    runs.run(tmp_path / "parts", *options, stop_at=20)
-    assert runs.summary(tmp_path / "parts")["status"] == "interrupted"
-    runs.run(tmp_path / "parts", *options, stop_at=13)
-    runs.run(tmp_path / "parts", *options)
-    runs.assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    runs.run(tmp_path, *options, stop_at=20)
+    assert runs.summary(tmp_path)["status"] == "interrupted"
+    runs.run(tmp_path, *options, stop_at=13)
+    runs.run(tmp_path, *options)
+    runs.assert_same_run(finished_run(*options), tmp_path)
 
 
 def test_a_run_stopped_after_every_few_steps_equals_the_uninterrupted_one(

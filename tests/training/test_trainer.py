@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,10 @@ SUMMARY_KEYS = """
 """
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def whole(finished_run: Callable[..., Path]) -> Path:
     """A finished run."""
-    return runs.run(tmp_path_factory.mktemp("whole"))
+    return finished_run()
 
 
 def agent(folder: Path) -> dict[str, Any]:
@@ -53,31 +54,37 @@ def test_the_trace_is_one_of_learning(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("off", ["run.eval_every=0", "run.eval_greedy=false", "run.eval_episodes=2"])
-def test_evaluation_leaves_the_training_trace_unchanged(off: str, whole: Path, tmp_path: Path) -> None:
-    other = runs.run(tmp_path, off)
+def test_evaluation_leaves_the_training_trace_unchanged(
+    off: str, whole: Path, finished_run: Callable[..., Path]
+) -> None:
+    other = finished_run(off)
     assert runs.rows(other) != runs.rows(whole)
     assert runs.training_rows(other) == runs.training_rows(whole)
     assert runs.rows(other, "episodes.jsonl") == runs.rows(whole, "episodes.jsonl")
     assert runs.difference(agent(other), agent(whole)) == ""
 
 
-def test_evaluation_off_means_none(tmp_path: Path) -> None:
-    folder = runs.run(tmp_path, "run.eval_every=0")
+def test_evaluation_off_means_none(finished_run: Callable[..., Path]) -> None:
+    folder = finished_run("run.eval_every=0")
     assert not any("eval/success" in row for row in runs.rows(folder))
     assert runs.summary(folder)["eval_success"] is None
 
 
-def test_the_greedy_policy_leaves_the_sampled_one_its_numbers(whole: Path, tmp_path: Path) -> None:
-    other = runs.run(tmp_path, "run.eval_greedy=false")
+def test_the_greedy_policy_leaves_the_sampled_one_its_numbers(
+    whole: Path, finished_run: Callable[..., Path]
+) -> None:
+    other = finished_run("run.eval_greedy=false")
     assert all("eval/success_greedy" not in row for row in runs.rows(other))
     assert runs.rows(other) == runs.rows(whole, leave_out=("eval/success_greedy",))
 
 
 @pytest.mark.parametrize("name", ["critic_ensemble", "disagreement_ensemble"])
-def test_an_ensemble_leaves_the_rest_of_the_trace_unchanged(name: str, tmp_path: Path) -> None:
+def test_an_ensemble_leaves_the_rest_of_the_trace_unchanged(
+    name: str, finished_run: Callable[..., Path], tmp_path: Path
+) -> None:
     """opt/ is the norm over all weights, the ensemble's among them."""
-    whole = runs.run(tmp_path / "without", "gate=none")
-    other = runs.run(tmp_path / "with", "gate=none", f"agent.{name}=3")
+    whole = finished_run("gate=none")
+    other = runs.run(tmp_path, "gate=none", f"agent.{name}=3")
     assert runs.training_rows(other)[-1][f"loss/{name}"] > 0
     assert runs.rows(other, leave_out=(f"loss/{name}", "opt/")) == runs.rows(whole, leave_out=("opt/",))
     assert runs.rows(other, "episodes.jsonl") == runs.rows(whole, "episodes.jsonl")
@@ -120,8 +127,8 @@ def test_rows_count_the_transitions_of_all_environments(tmp_path: Path) -> None:
     assert sum(row["length"] for row in ends) <= runs.summary(folder)["env_steps"] < 123
 
 
-def test_a_random_agent_trains_nothing(tmp_path: Path) -> None:
-    folder = runs.run(tmp_path, "agent=random")
+def test_a_random_agent_trains_nothing(finished_run: Callable[..., Path]) -> None:
+    folder = finished_run("agent=random")
     summary = runs.summary(folder)
     assert (summary["status"], summary["gradient_steps"]) == ("finished", 0)
     assert len(summary["eval_curve"]) == 3

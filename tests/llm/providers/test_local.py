@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 
 import pytest
@@ -220,7 +221,7 @@ def test_no_card_is_bad_input_and_not_a_crash(tiny, monkeypatch):
     assert error.value.key == "llm.device"
 
 
-def test_failures_have_names(tiny):
+def test_failures_have_names(tiny, monkeypatch):
     provider = build_provider(options(tiny))
     with pytest.raises(ProviderError) as error:
         provider.ask(request("long " * 100))
@@ -231,8 +232,11 @@ def test_failures_have_names(tiny):
     with pytest.raises(ProviderError) as error:
         provider.ask(request("now it is broken"))
     assert error.value.kind == "not_finite"
+    slow, over = build_provider(options(tiny, timeout_s=0.01)), threading.Event()
+    monkeypatch.setattr(slow._scorer, "score", lambda *_: over.wait() and [])
     with pytest.raises(ProviderError) as error:
-        build_provider(options(tiny, timeout_s=1e-6)).ask(request())
+        slow.ask(request())
+    over.set()
     assert error.value.kind == "timeout"
 
 
