@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from lore.base.errors import BadInput
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names of new or renamed files in `folder` as durable as their contents."""
@@ -36,3 +38,19 @@ def as_file_name(text: str) -> str:
         The text with a dash for every run of characters other than letters, digits, ".", "_", "+" and "-".
     """
     return re.sub(r"[^\w.+-]+", "-", text)
+
+
+def user_path(text: str, key: str) -> Path:
+    """The path that an option holds, with ~ and ~user as home folders.
+
+    Args:
+        text: the option's value.
+        key: the option, for the error.
+
+    Raises:
+        BadInput: where there is no such home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise BadInput(key, f"{text!r}: no such home folder; write the path out") from error

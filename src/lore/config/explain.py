@@ -1,0 +1,111 @@
+"""What Hydra or OmegaConf refused, as one line that names the key and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from importlib.resources import files
+from pathlib import PurePath
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from lore.base.errors import BadInput
+from lore.config.fields import in_words, types_of
+from lore.config.options import Config
+
+ADDED = ("preset", "ablation", "experiment")  # groups that are added (+preset=NAME), not chosen
+ELSEWHERE = {
+    "env": "; any other MiniGrid or BabyAI id goes in env.id=ID",
+    "experiment": "; your own stand in FOLDER/experiment, with --config-dir=FOLDER",
+}
+
+
+def group_names() -> dict[str, list[str]]:
+    """Config group -> the names in it, as in lore/conf."""
+    folders = [f for f in files("lore.conf").iterdir() if f.is_dir() and f.name not in ("hydra", "__pycache__")]
+    found = {f.name: sorted(PurePath(c.name).stem for c in f.iterdir() if c.name.endswith(".yaml")) for f in folders}
+    return {name: found[name] for name in sorted(found, key=lambda name: (name in ADDED, name))}
+
+
+def explain(error: BaseException) -> BadInput:
+    """One line for an error that Hydra or OmegaConf raised while it composed a config."""
+    if isinstance(error, MissingConfigException):
+        return _no_config(error)
+    if isinstance(error, OverrideParseException):
+        return _not_read(error.override)
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return unknown(cause.full_key)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return wrong_type(cause, Config, str(error))
+    text = " ".join(str(error).split())
+    absent = re.match(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text)
+    if absent:
+        return unknown(absent[1].partition("=")[0])
+    if re.match(r"Ambiguous value|Sweep parameters", text):
+        named = re.search(r"'([^'=]+)=", text)
+        return BadInput(named[1] if named else "command line", "several values need -m (a run for each)")
+    if isinstance(error, OSError):
+        return BadInput("run.dir", f"cannot be written: {text}")
+    full_key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(cause, InterpolationResolutionError):
+        return BadInput(full_key or "config", f"${{...}} in it names nothing: {_first(cause)}")
+    return BadInput(full_key or "config", _first(cause))
+
+
+def unknown(key: str) -> BadInput:
+    """An option that there is not, and the ones that may have been meant."""
+    groups = group_names()
+    if key in ADDED:
+        return BadInput(key, f"is added to a run: write +{key}=NAME, one of {', '.join(groups[key])}")
+    keys = [name for name, hint in types_of(Config).items() if not dataclasses.is_dataclass(hint)]
+    tail = key.rpartition(".")[2]
+    near = [name for name in keys if name.rpartition(".")[2] == tail]
+    if not near and "." not in key:
+        near = [
+            f"{'+' if name in ADDED else ''}{name}=NAME"
+            for name in difflib.get_close_matches(key, list(groups), n=1, cutoff=0.6)
+            if not difflib.get_close_matches(key, ["seed", "device", "threads", "resume"], n=1, cutoff=0.85)
+        ]
+    near = near or difflib.get_close_matches(key, keys, n=2, cutoff=0.6)
+    near = near or [name for name in keys if difflib.get_close_matches(tail, [name.rpartition(".")[2]], 1, 0.8)]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "lore-train --help lists all"
+    return BadInput(key, f"unknown key; {hint}")
+
+
+def wrong_type(error: OmegaConfBaseException, schema: type, override: str = "") -> BadInput:
+    """A value that the option's type cannot be; `override`: Hydra's text about it, or empty."""
+    key = error.full_key or ""
+    given = override.partition("=")[2] if override.startswith("Error merging override") else ""
+    needs = in_words(types_of(schema).get(key), key)
+    return BadInput(key, f"needs {needs}{f', not {given!r}' if given else ''}")
+
+
+def _no_config(error: MissingConfigException) -> BadInput:
+    group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or ())
+    near = difflib.get_close_matches(name, options, n=1)
+    hint = f"did you mean {near[0]}? There are" if near else "use one of"
+    return BadInput(
+        group or "config", f"no {name!r} here; {hint} {', '.join(options) or '(none found)'}{ELSEWHERE.get(group, '')}"
+    )
+
+
+def _not_read(override: str) -> BadInput:
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    if not equals:
+        return BadInput(name or override, f"has no value; write {key}=VALUE")
+    return BadInput(name or override, f"cannot read the value {value!r}; put it in quotes, as in '{key}=\"VALUE\"'")
+
+
+def _first(error: BaseException) -> str:
+    return " ".join(str(error).split("full_key:")[0].split())

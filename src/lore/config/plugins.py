@@ -1,0 +1,60 @@
+"""Names of gates and advisers: the rows of this package, and entry points of installed packages.
+
+Nothing is imported to know a name, so a wrong one is refused at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+
+from lore.base import plugins
+from lore.base.errors import BadInput
+from lore.config.options import Config
+
+GATE_GROUP, PROVIDER_GROUP, CONFIG_GROUP = "lore.gates", "lore.providers", "lore.configs"
+"""Groups of entry points. The last one holds packages with a folder of configs each, as in lore/conf."""
+
+GATES = {
+    "fixed": "lore.gate.gates:FixedGate",
+    "follow": "lore.gate.gates:FollowGate",
+    "lore": "lore.gate.gates:UncertaintyGate",
+}
+"""Name -> its class, written as an entry point; `none` is no gate. A class takes the options and a device."""
+
+PROVIDERS = {
+    "adversarial": "lore.llm.providers.controls:adversarial",
+    "anthropic": "lore.llm.providers.anthropic:AnthropicProvider",
+    "local": "lore.llm.providers.local:LocalProvider",
+    "none": "lore.llm.providers.controls:none",
+    "oracle": "lore.llm.providers.controls:oracle",
+    "recorded": "lore.llm.providers.recorded:RecordedProvider",
+    "scripted": "lore.llm.providers.scripted:ScriptedProvider",
+    "shuffled": "lore.llm.providers.controls:shuffled",
+    "uniform": "lore.llm.providers.controls:uniform",
+}
+"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider."""
+
+
+def check_names(cfg: Config) -> None:
+    """Raise BadInput where a gate or a provider is named that there is not. Imports neither."""
+    _known("gate.name", cfg.gate.name, ["none", *plugins.names(GATE_GROUP, GATES)], "gate")
+    _known("llm.provider", cfg.llm.provider, plugins.names(PROVIDER_GROUP, PROVIDERS), "provider")
+
+
+def config_packages() -> list[str]:
+    """Packages of configs that installed packages offer: modules with folders such as env/ and experiment/."""
+    return sorted({point.value for point in entry_points(group=CONFIG_GROUP)})
+
+
+def installed_names() -> dict[str, list[str]]:
+    """Config group -> names that entry points of installed packages add to it."""
+    groups = {"gate": GATE_GROUP, "llm": PROVIDER_GROUP}
+    return {name: sorted({p.name for p in entry_points(group=group)}) for name, group in groups.items()}
+
+
+def _known(key: str, name: str, names: list[str], what: str) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}? There are" if near else "use one of"
+        raise BadInput(key, f"unknown {what} {name!r}; {hint} {', '.join(sorted(names))}")

@@ -1,0 +1,131 @@
+"""Text as typed: what a person writes after KEY=, in the words of Hydra's grammar.
+
+Hydra reads a value without knowing the option's type: to it 1e5 is a number, `it's` is an error and 10k is text. The
+type decides here. Text and the names of groups are quoted, so that they arrive as they were typed; whole
+numbers may be written as 10k, 1e4 or 1_000.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from lore.base.errors import BadInput
+from lore.base.files import user_path
+from lore.config.fields import accepts, in_words, types_of
+from lore.config.options import Config
+
+FOLDERS = ("run.dir", "hydra.run.dir", "hydra.sweep.dir")  # folders that Hydra makes before a job starts
+_WHOLE = re.compile(r"([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+]?\d{1,2})?)([kKM]?)")
+_FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_GRAMMAR = re.compile(r"(choice|range|glob|interval|shuffle|sort|tag|cast|int|str|float|bool|extend_list)\(.*\)", re.DOTALL)
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that 10k, 1e4, 1_000 or 2.5k stand for; None where the text is none."""
+    match = _WHOLE.fullmatch(text.strip())
+    if match is None:
+        return None
+    try:
+        value = Decimal(match[1].replace("_", "")) * _FACTORS[match[2]]
+    except InvalidOperation:
+        return None
+    return int(value) if value == value.to_integral_value() else None
+
+
+def as_hydra(arguments: Iterable[str], groups: Iterable[str], *, sweep: bool = False) -> list[str]:
+    """Command line -> overrides for Hydra.
+
+    Args:
+        arguments: KEY=VALUE, +KEY=VALUE, ~KEY.
+        groups: names of the config groups; their values are names.
+        sweep: commas separate the values of several jobs.
+
+    Raises:
+        BadInput: at a value that no option of this type can have.
+    """
+    hints = types_of(Config)
+    names = set(groups)
+    return [_override(argument, hints, names, sweep) for argument in arguments]
+
+
+def _override(argument: str, hints: dict[str, Any], groups: set[str], sweep: bool) -> str:
+    typed, equals, value = argument.partition("=")
+    key = typed.lstrip("+~")
+    if not equals or typed.startswith("~"):
+        return argument
+    if _CONTROL.search(argument):
+        raise BadInput(key, f"{value!r} holds a control character; leave it out")
+    if key in FOLDERS:
+        value = _folder(key, value)
+    if key == "resume" and not value:
+        raise BadInput(key, "is empty; name the run folder to go on with: lore-train resume=RUN_DIR")
+    hint = hints.get(key)
+    if hint == list[str]:
+        return f"{typed}={_list(key, value)}"
+    if accepts(hint, int):
+        return f"{typed}={_each(value, sweep, _whole)}"
+    if accepts(hint, str) or key in groups or key in FOLDERS:
+        return f"{typed}={_each(value, sweep, _quoted)}"
+    return argument
+
+
+def _folder(key: str, value: str) -> str:
+    """A folder to be made, with ~ expanded. Raises BadInput."""
+    if not value.strip("'\" "):
+        raise BadInput(key, f"is empty; name a folder, as in {key}=runs/first, or leave it out")
+    return str(user_path(value, key)) if value.startswith("~") else value
+
+
+def _each(value: str, sweep: bool, convert: Any) -> str:
+    """`convert` for a value, or in a sweep for each of the values between commas."""
+    if _GRAMMAR.fullmatch(value) or value.startswith("${") and value.endswith("}") and value.count("${") == 1:
+        return value
+    return ",".join(map(convert, _split(value))) if sweep else convert(value)
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas that stand in no quotes, brackets or ${...}."""
+    parts, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"" and parts[-1] == "":
+            quote = sign
+        elif sign in "([{":
+            depth += 1
+        elif sign in ")]}":
+            depth -= 1
+        if sign == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def _whole(value: str) -> str:
+    number = whole_number(value)
+    return value if number is None else str(number)
+
+
+def _quoted(value: str) -> str:
+    """Text in Hydra's quotes; null and what is quoted already stay as they are."""
+    if value in ("null", "") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        return value
+    # Hydra drops backslashes only before a quote, and at the end of the text.
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * tail}'"
+
+
+def _list(key: str, value: str) -> str:
+    if value.startswith("${"):
+        return value
+    if not (value.startswith("[") and value.endswith("]")):
+        raise BadInput(key, f"needs {in_words(list[str], key)}, not {value!r}")
+    inner = value[1:-1].strip()
+    return f"[{','.join(_quoted(part.strip()) for part in _split(inner))}]" if inner else "[]"
