@@ -25,8 +25,11 @@ BELOW: dict[str, set[str]] = {
     "cli": {"studies", "training", "dreamer", "gate", "llm", "envs", "metrics", "nn", "config", "base"},
 }
 """Room -> the rooms that it may import."""
-OF_CONFIG = {"lore.config.options"}  # what of config/ the rooms between it and training/ may know
-MAY_IMPORT_HYDRA = {"cli/train.py", "config/compose.py"}
+OF_CONFIG = {
+    "lore.config.options",
+    "lore.config.plugins",
+}  # what of config/ the rooms between it and training/ may know
+MAY_IMPORT_HYDRA = {"cli/train.py", "config/compose.py", "config/explain.py"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 IN_ROOMS = [module for module in MODULES if "/" in module and not module.startswith("conf/")]
 
@@ -93,7 +96,7 @@ def test_no_circle_of_modules() -> None:
             visit(module, ())
 
 
-def test_only_two_modules_import_hydra() -> None:
+def test_only_the_command_line_imports_hydra() -> None:
     wrong = {
         module
         for module in MODULES

@@ -6,30 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lore.base.errors import BadInput
+from lore.cli.arguments import read
 from lore.cli.guard import guard
+from lore.cli.help import page
 from lore.config import compose as config
-from lore.config.options import Config, EvalOptions
+from lore.config.command_options import EvalOptions
+from lore.config.options import Config
 
 EVAL = "lore-eval"
-EVAL_HELP = """lore-eval evaluates a checkpoint on held-out episodes; its last line is one JSON object.
+HELP = """
+lore-eval evaluates a checkpoint on held-out episodes. Its last line is one JSON object.
 
   lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
   lore-eval run=outputs/DATE/NAME episodes=4 video=true video_format=gif
-
-Keys, with their defaults:
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
-    return guard(EVAL, argv, _eval)
+    return guard(EVAL, argv, lambda: page(HELP, own=[EvalOptions]), _eval)
 
 
 def _eval(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print(EVAL_HELP + config.defaults(EvalOptions), end="")
-        return
-    options = config.eval_options(arguments)
+    options = config.eval_options(read(EVAL, arguments, ()).arguments)
     if not (Path(options.run) / "config.yaml").is_file():
         raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
     print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)

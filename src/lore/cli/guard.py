@@ -11,19 +11,42 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lore
 from lore.base.errors import BadInput
-from lore.base.streams import protect_streams
+from lore.base.streams import lost_output, protect_streams
 from lore.training.signals import interrupt_on_signals
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def guard(command: str, argv: Sequence[str] | None, work: Callable[[list[str]], None]) -> int:
-    """Run a command's work on its arguments. Every error becomes a line on stderr and an exit status."""
+def guard(
+    command: str,
+    argv: Sequence[str] | None,
+    page: Callable[[], str],
+    work: Callable[[list[str]], int | None],
+) -> int:
+    """Run a command's work on its arguments, or answer --help or --version.
+
+    Args:
+        command: its name, for messages.
+        argv: the arguments; None: those of this process.
+        page: makes the text for --help.
+        work: does the command's work; returns an exit status, or None where the result is what it printed.
+
+    Returns:
+        The exit status. Every error has become a line on stderr.
+    """
     protect_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if {"-h", "--help"} & set(arguments):
+            print(page(), end="")
+            return DONE
+        if "--version" in arguments:
+            print(f"{command} {lore.__version__}")
+            return DONE
         with interrupt_on_signals():
-            work(list(sys.argv[1:] if argv is None else argv))
+            status = work(arguments)
     except BadInput as error:
         return refuse(command, error)
     except KeyboardInterrupt:
@@ -31,25 +54,40 @@ def guard(command: str, argv: Sequence[str] | None, work: Callable[[list[str]], 
     except Exception as error:
         if debug():
             raise
-        print(f"{command}: {brief(error)} (LORE_DEBUG=1 shows the traceback)", file=sys.stderr)
-        return FAILED
-    return DONE
+        return _fail(command, f"{brief(error)} (LORE_DEBUG=1 shows the traceback)")
+    return _printed(command) if status is None else status
+
+
+def _printed(command: str) -> int:
+    """The exit status of a command that lives by what it prints: a result that nobody received is none."""
+    sys.stdout.flush()
+    lost = lost_output().get("stdout")
+    return DONE if lost is None else _fail(command, f"its output could not be written: {lost}")
 
 
 def debug() -> bool:
+    """Whether LORE_DEBUG=1 asks for tracebacks."""
     return os.environ.get("LORE_DEBUG") == "1"
 
 
 def brief(error: BaseException) -> str:
+    """An error of our own or another's making as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def refuse(command: str, error: BadInput) -> int:
+    """Say what is wrong with the input. Returns the exit status."""
     print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return BAD_INPUT
 
 
 def say_interrupted(command: str, run_dir: Path | None = None) -> int:
+    """Say that the user ended it, and how a run goes on. Returns the exit status."""
     rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED
+
+
+def _fail(command: str, text: str) -> int:
+    print(f"{command}: {text}", file=sys.stderr, flush=True)
+    return FAILED

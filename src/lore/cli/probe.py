@@ -7,38 +7,44 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lore.cli.arguments import split_arguments, swept_values
+from lore.cli.arguments import read, split_options, swept_values
 from lore.cli.guard import guard
-from lore.config import compose as config
+from lore.cli.help import page
+from lore.config.command_options import ProbeOptions
+
+if TYPE_CHECKING:
+    from lore.studies.probe import Material
 
 PROBE = "lore-probe"
-PROBE_HELP = """lore-probe asks an adviser about labelled situations of a task. Its last line is JSON.
+FLAGS = ("--multirun", "--config-dir")
+BASE = ["agent=prior", "llm=scripted"]
+READS = ("env", "llm", "experiment")
+HELP = """
+lore-probe asks an adviser about labelled situations of a task. Its last line is one JSON object.
 
   lore-probe llm=local env=doorkey8
-  lore-probe -m llm=scripted,local,anthropic env=doorkey8 out=probe    # and a joint table and figure
-
-Takes lore-train's env=, llm=, env.KEY= and llm.KEY=, and, with their defaults:
+  lore-probe -m llm=scripted,local,anthropic env=doorkey8 out=probe    and a joint table and figure
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """lore-probe: how good an adviser is before it touches training. Returns the exit status."""
-    return guard(PROBE, argv, _probe)
+    return guard(PROBE, argv, lambda: page(HELP, FLAGS, [ProbeOptions], READS), _probe)
 
 
 def _probe(arguments: list[str]) -> None:
-    from lore.studies.probe import Material, ProbeOptions, compare, probe_adviser
+    line = read(PROBE, arguments, FLAGS)
+    choices = [swept_values(a) if line.multirun else [a] for a in line.arguments]
+    jobs = []
+    for one in itertools.product(*choices):
+        job = dataclasses.replace(line, arguments=list(one))
+        jobs.append((one, *split_options(PROBE, ProbeOptions, job, BASE, READS)))
+    from lore.studies.probe import compare, probe_adviser
 
-    if {"-h", "--help"} & set(arguments):
-        print(PROBE_HELP + config.defaults(ProbeOptions), end="")
-        return
-    sweep = bool({"-m", "--multirun"} & set(arguments))
-    rest = [a for a in arguments if a not in ("-m", "--multirun")]
     materials: dict[str, Material] = {}
     results = {}
-    choices = [swept_values(a) if sweep else [a] for a in rest]
-    jobs = [(one, *split_arguments(PROBE, ProbeOptions, one)) for one in itertools.product(*choices)]
     for one, own, cfg in jobs:
         out = own.out
         label = " ".join(a for a, of in zip(one, choices, strict=True) if len(of) > 1) or cfg.llm.provider

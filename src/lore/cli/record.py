@@ -4,56 +4,59 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from lore.base.errors import BadInput
-from lore.cli.arguments import split_arguments
+from lore.cli.arguments import CommandLine, read, split_options
 from lore.cli.guard import guard
-from lore.config import compose as config
+from lore.cli.help import page
+from lore.config.command_options import ExportOptions, ImportOptions, StatsOptions
+from lore.config.compose import plain_options
 
 RECORD = "lore-record"
-RECORD_HELP = """lore-record keeps a model's answers as a data set that llm=recorded replays without a key.
+FLAGS = ("--config-dir",)
+BASE = ["agent=prior", "llm=scripted"]
+READS = ("env", "llm", "obs", "experiment")
+OPTIONS: dict[str, type] = {"export": ExportOptions, "import": ImportOptions, "stats": StatsOptions}
+HELP = """
+lore-record keeps a model's answers as a data set that llm=recorded replays without a key.
 
   lore-record export env=doorkey8 out=prompts.jsonl
   lore-record import prompts=prompts.jsonl answers=answers.jsonl out=data/doorkey8 license=CC-BY-4.0
   lore-record stats dataset=data/doorkey8/v1
 
-export takes lore-train's env= and llm= too (the adviser that explores). Keys of each, with their defaults:
+export takes lore-train's env= and llm= too: the adviser that explores.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """lore-record export, import or stats. Returns the exit status."""
-    return guard(RECORD, argv, _record)
+    return guard(RECORD, argv, lambda: page(HELP, FLAGS, list(OPTIONS.values()), READS), _record)
 
 
 def _record(arguments: list[str]) -> None:
+    line = read(RECORD, arguments, FLAGS)
+    if not line.arguments:
+        raise BadInput("command", f"is missing; write {RECORD} {', '.join(OPTIONS)}; --help explains")
+    verb, *line.arguments = line.arguments
+    if verb not in OPTIONS:
+        raise BadInput(verb, f"is none of {', '.join(OPTIONS)}; lore-record --help explains")
+    if verb == "export":
+        _export(line)
+        return
+    own: object = plain_options(OPTIONS[verb], f"{RECORD} {verb}", line.arguments)
     from lore.studies import dataset
 
-    kinds: dict[str, type] = {
-        "export": dataset.ExportOptions,
-        "import": dataset.ImportOptions,
-        "stats": dataset.StatsOptions,
-    }
-    if not arguments or {"-h", "--help"} & set(arguments):
-        pages = [f"{name}:\n{config.defaults(kind)}" for name, kind in kinds.items()]
-        print(RECORD_HELP + "\n".join(pages), end="")
-        return
-    verb, *rest = arguments
-    if verb not in kinds:
-        raise BadInput(verb, f"is none of {', '.join(kinds)}; lore-record --help explains")
-    if verb == "export":
-        own, cfg = split_arguments(RECORD, dataset.ExportOptions, rest)
-        from lore.envs.make import make_env
-        from lore.llm.providers import build_provider
-
-        env = make_env(cfg.env, cfg.obs, remember=True)
-        print(json.dumps(dataset.export(own, env, cfg.env.id, build_provider(cfg.llm))))
-    elif verb == "import":
-        print(json.dumps({"dataset": str(dataset.import_answers(_own(dataset.ImportOptions, rest)))}))
-    else:
-        dataset.stats_main(_own(dataset.StatsOptions, rest))
+    if isinstance(own, ImportOptions):
+        print(json.dumps({"dataset": str(dataset.import_answers(own))}))
+    elif isinstance(own, StatsOptions):
+        dataset.stats_main(own)
 
 
-def _own(cls: type, arguments: Sequence[str]) -> Any:
-    return config.plain_options(cls, RECORD, arguments)
+def _export(line: CommandLine) -> None:
+    own, cfg = split_options(f"{RECORD} export", ExportOptions, line, BASE, READS)
+    from lore.envs.make import make_env
+    from lore.llm.providers import build_provider
+    from lore.studies.dataset import export
+
+    env = make_env(cfg.env, cfg.obs, remember=True)
+    print(json.dumps(export(own, env, cfg.env.id, build_provider(cfg.llm))))

@@ -5,31 +5,47 @@ torch is imported late, so that bad input fails at once and the terminal never s
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lore.base.errors import BadInput, out_of_space
-from lore.base.streams import protect_streams
+from lore.base.files import user_path
+from lore.cli.arguments import CommandLine, read
 from lore.cli.ending import report_failure, train_to_the_end
-from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, refuse, say_interrupted
+from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, guard, refuse
+from lore.cli.help import page
 from lore.config import compose as config
 from lore.config.ablations import arm_name
 from lore.config.options import Config
+from lore.config.plugins import check_names
 from lore.training import run_folder
-from lore.training.signals import interrupt_on_signals
 
 TRAIN = "lore-train"
+FLAGS = ("--multirun", "--config-dir", "--cfg")
+CHECKED = 64  # jobs of a sweep that are checked before the first one starts
+HELP = """
+lore-train trains one agent in one environment.
+
+  lore-train env=doorkey5 run.steps=6000        one run
+  lore-train +preset=debug                      a tiny run, to see that all works
+  lore-train +ablation=D                        an arm of the study, A to F
+  lore-train -m 'seed=range(0,10)'              ten runs, one after another
+  lore-train -m hydra/launcher=parallel +ablation=A,D 'seed=range(0,10)'     a run a core
+  lore-train --config-dir=my_conf +experiment=mine    values of your own, from my_conf/experiment/mine.yaml
+  lore-train resume=outputs/DATE/NAME           goes on where that run stopped
+
+Whole numbers may be written as 10k, 1e4 or 1_000, and paths with ~. docs/configuration.md explains the rest.
+"""
 
 
 class JobFailed(RuntimeError):
@@ -42,37 +58,55 @@ class JobFailed(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """lore-train: one run, a sweep (-m), or the rest of a run (resume=RUN_DIR). Returns the exit status."""
-    protect_streams()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
-    try:
-        with interrupt_on_signals():
-            if folder not in ("", "null"):
-                return _resume(Path(folder), [a for a in arguments if not a.startswith("resume=")])
-            return _launch(arguments)
-    except BadInput as error:
-        return refuse(TRAIN, error)
-    except KeyboardInterrupt:
-        return say_interrupted(TRAIN)
+    return guard(TRAIN, argv, lambda: page(HELP, FLAGS, shared=None), _command)
 
 
-def _launch(arguments: list[str]) -> int:
-    """Hand the command to Hydra, which calls `job` for one run or for each run of a sweep."""
-    _parse(arguments)
+def _command(typed: list[str]) -> int:
+    line = read(TRAIN, typed, FLAGS)
+    folder = next((a.removeprefix("resume=") for a in line.arguments if a.startswith("resume=")), "null")
+    if folder in ("", "null"):
+        return _launch(line, typed)
+    if line.multirun or line.show_config:
+        raise BadInput("resume", "goes on with one run, under its stored config: leave out -m and --cfg")
+    return _resume(user_path(folder, "resume"), [a for a in line.arguments if not a.startswith("resume=")])
+
+
+def _launch(line: CommandLine, typed: list[str]) -> int:
+    """Check every job, then hand the command to Hydra, which calls `job` for each."""
+    if line.multirun and any(a.startswith(("run.dir=", "hydra.run.dir=")) for a in line.arguments):
+        raise BadInput(
+            "run.dir",
+            "is one run's folder; with -m name the sweep's with hydra.sweep.dir=FOLDER, and each run's in it "
+            "with hydra.sweep.subdir='${env.id}_seed${seed}'",
+        )
+    overrides = config.as_overrides(line.arguments, line.config_dir, sweep=line.multirun)
+    for cfg in islice(config.compose_jobs(overrides, sweep=line.multirun), CHECKED):
+        _check_start(cfg)
+        if line.show_config:
+            print(config.to_yaml(cfg), end="")
+    if line.show_config:
+        return DONE
 
     @hydra.main(config_path="pkg://lore.conf", config_name="config", version_base="1.3")
     def job(node: DictConfig) -> None:
         here = HydraConfig.get()
         folder = Path(here.runtime.output_dir)
         sweep = Path(here.sweep.dir).absolute() if here.mode == RunMode.MULTIRUN else None
-        status = _job(node, folder, [TRAIN, *arguments], sweep)
+        status = _job(node, folder, [TRAIN, *typed], sweep)
         if status in (FAILED, BAD_INPUT) and sweep is not None:
             raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run
         if status != DONE:
             raise SystemExit(status)
 
-    with _hydra_raises(), _argv([TRAIN, *arguments]):
+    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]):
         return _status_of(job)
+
+
+def _check_start(cfg: Config) -> None:
+    """Raise BadInput where a new run cannot start with these options. Nothing is imported or written."""
+    if cfg.resume is not None:
+        raise BadInput("resume", "goes with no group or preset; write lore-train resume=RUN_DIR")
+    check_names(cfg)
 
 
 def _status_of(job: Callable[[], None]) -> int:
@@ -101,9 +135,8 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
     sweep: folder of the sweep that the run belongs to; its name is the run's group in W&B.
     """
     try:
-        if node.resume is not None:
-            raise BadInput("resume", "goes with no group or preset; write lore-train resume=RUN_DIR")
         cfg = config.to_options(node)
+        _check_start(cfg)
         cfg.run.dir = str(run_dir)
         if sweep is not None and cfg.logger.group is None:
             cfg.logger.group = sweep.name
@@ -157,18 +190,6 @@ def _check_task(cfg: Config) -> None:
     from lore.envs import make_env
 
     make_env(cfg.env, cfg.obs).close()
-
-
-def _parse(arguments: list[str]) -> None:
-    """Refuse what Hydra's own parser would answer with a page of usage."""
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    try:
-        _, unknown = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise BadInput("command line", f"{error}; lore-train --help explains") from error
-    if unknown:
-        raise BadInput(unknown[0], "unknown option; lore-train --help lists all")
 
 
 @contextmanager

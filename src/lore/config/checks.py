@@ -14,7 +14,8 @@ from operator import attrgetter
 from lore.base.errors import BadInput
 from lore.base.secrets import check_address, keep_secret, refuse_secret
 from lore.config.ablations import check_arm
-from lore.config.options import AgentOptions, Config, EvalOptions, GateOptions
+from lore.config.command_options import EvalOptions
+from lore.config.options import AgentOptions, Config, GateOptions
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
@@ -116,6 +117,9 @@ SHARES = (
 )
 
 
+SHORTEST = 2  # steps of a replayed sequence
+
+
 def check(cfg: Config) -> None:
     """Raise BadInput at the first option, or combination of options, that cannot be run."""
     _secrets(cfg)
@@ -176,12 +180,21 @@ def _ranges(cfg: Config) -> None:
 def _replay(cfg: Config) -> None:
     agent, run, capacity = cfg.agent, cfg.run, cfg.replay.capacity
     sequence = agent.seq_len + 1  # one row of context before each sequence
-    if agent.batch_size * sequence > capacity:
+    if agent.seq_len < SHORTEST:
         raise BadInput(
-            "agent.batch_size",
+            "agent.seq_len",
+            f"{agent.seq_len} is too short: the losses on replayed values and on disagreement compare a step "
+            f"with the next; use at least {SHORTEST}",
+        )
+    if agent.batch_size * sequence > capacity:
+        fits = capacity // sequence
+        key = "agent.batch_size" if fits else "replay.capacity"
+        raise BadInput(
+            key,
             f"a batch of {agent.batch_size} x ({agent.seq_len} + 1) steps is longer than "
-            f"replay.capacity={capacity}; use at most agent.batch_size={capacity // sequence} "
-            f"or at least replay.capacity={agent.batch_size * sequence}",
+            f"replay.capacity={capacity}; use "
+            + (f"at most agent.batch_size={fits} or " if fits else "")
+            + f"at least replay.capacity={agent.batch_size * sequence}",
         )
     if capacity // run.envs < sequence:
         raise BadInput(
@@ -249,6 +262,10 @@ def _gate(cfg: Config) -> None:
     if cfg.prior_net.enabled and learner != "dreamer":
         raise BadInput(
             "prior_net.enabled", f"agent={learner} has no features to distil into; use agent=dreamer"
+        )
+    if cfg.prior_net.enabled and gate.name == "none":
+        raise BadInput(
+            "prior_net.enabled", "gate=none lets no advice in that could be distilled; use gate=lore or fixed"
         )
     if gate.mix_in_imagination and not (cfg.prior_net.enabled and gate.name not in ("none", "follow")):
         raise BadInput(

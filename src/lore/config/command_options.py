@@ -1,4 +1,4 @@
-"""Options of the commands beside lore-train, as plain dataclasses: types, defaults and one comment per field."""
+"""Options of the commands beside lore-train, as plain dataclasses: type, default and one comment a field."""
 
 from __future__ import annotations
 

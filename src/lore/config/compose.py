@@ -1,16 +1,10 @@
-"""Hydra's side of the options: typed schema, composition, stored configs, and any error as one line.
-
-With `cli.py` the only module that imports Hydra or OmegaConf. Nothing here imports torch.
-"""
+"""Hydra's side of the options: typed schema, composition and stored configs. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-import re
-import types
-import typing
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,23 +12,30 @@ from typing import Any, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lore.base.errors import BadInput
-from lore.base.files import as_file_name
+from lore.base.files import as_file_name, user_path
+from lore.config import plugins
 from lore.config.ablations import arm_name
 from lore.config.checks import check, check_eval
-from lore.config.options import Config, EvalOptions
+from lore.config.command_options import PATHS, EvalOptions
+from lore.config.explain import explain, group_names, unknown, wrong_type
+from lore.config.fields import accepts, types_of
+from lore.config.options import Config
+from lore.config.typed import as_hydra, whole_number
 
 __all__ = [
+    "as_overrides",
     "check",
     "compose",
-    "defaults",
+    "compose_jobs",
     "eval_options",
     "explain",
+    "is_known",
     "load_stored",
     "plain_options",
     "to_options",
@@ -42,30 +43,105 @@ __all__ = [
 ]
 
 CONFIG_MODULE = "lore.conf"
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    types.NoneType: "null",
-}
-PRESETS = ("preset", "ablation")  # groups that are added (+preset=NAME), not chosen
+
+
+def _cores() -> int:
+    """Cores that this process may use, by affinity and by the quota of its container."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
 
 ConfigStore.instance().store(name="schema", node=Config, provider="lore")
 OmegaConf.register_new_resolver("lore.arm", lambda *, _root_: arm_name(_root_), replace=True)
 OmegaConf.register_new_resolver("lore.task", lambda *, _root_: as_file_name(_root_.env.id), replace=True)
-OmegaConf.register_new_resolver("lore.cores", lambda: os.cpu_count() or 1, replace=True)
+OmegaConf.register_new_resolver("lore.cores", _cores, replace=True)
+OmegaConf.register_new_resolver("lore.folder", lambda path: str(user_path(path, "run.dir")), replace=True)
 
 
-def compose(overrides: Sequence[str] = ()) -> Config:
-    """The checked options of `lore-train OVERRIDES`, for notebooks and tests; raises BadInput."""
+def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
+    """The checked options of `lore-train OVERRIDES`, for notebooks and tests.
+
+    Args:
+        overrides: KEY=VALUE, GROUP=NAME, +preset=NAME and so on, as on the command line.
+        config_dir: a folder of your own configs, as --config-dir gives it.
+
+    Raises:
+        BadInput: names the key, and what would be right.
+    """
+    return next(compose_jobs(as_overrides(overrides, config_dir)))
+
+
+def compose_jobs(overrides: Sequence[str], *, sweep: bool = False) -> Iterator[Config]:
+    """The checked options of the one run, or of each job of a sweep.
+
+    Args:
+        overrides: what `as_overrides` returned.
+        sweep: the values between commas are those of several jobs.
+
+    Raises:
+        BadInput: at the first job that cannot be run.
+    """
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return to_options(hydra_compose("config", overrides=list(overrides)))
+            for job in _jobs(overrides) if sweep else [list(overrides)]:
+                yield to_options(hydra_compose("config", overrides=job))
     except BadInput:
         raise
     except Exception as error:
         raise explain(error) from error
+
+
+def as_overrides(
+    arguments: Sequence[str], config_dir: str | None = None, *, sweep: bool = False
+) -> list[str]:
+    """What was typed, in Hydra's words, with the places that configs are looked for in.
+
+    Args:
+        arguments: KEY=VALUE ... of the command line.
+        config_dir: a folder of your own configs; None: none.
+        sweep: commas separate the values of several jobs.
+
+    Raises:
+        BadInput: names the key.
+    """
+    _offer_installed()
+    places = [f"pkg://{package}" for package in plugins.config_packages()]
+    if config_dir is not None:
+        folder = user_path(config_dir, "--config-dir").absolute()
+        if not folder.is_dir():
+            raise BadInput(
+                "--config-dir", f"{config_dir!r} is no folder; name one that holds env/, llm/ and so on"
+            )
+        places.append(f"file://{folder}")
+    given = as_hydra(arguments, group_names(), sweep=sweep)
+    return [*given, *as_hydra([f"hydra.searchpath=[{','.join(places)}]"], ())] if places else given
+
+
+def _offer_installed() -> None:
+    """Make llm=NAME and gate=NAME known for every name that an installed package offers as an entry point."""
+    own, keys = group_names(), {"gate": "name", "llm": "provider"}
+    for group, names in plugins.installed_names().items():
+        for name in set(names) - set(own[group]):
+            ConfigStore.instance().store(name, {keys[group]: name}, group=group, provider="entry points")
+
+
+def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Overrides of each job: every combination of the values that are swept over."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    choices = []
+    for typed, override in zip(overrides, parsed, strict=True):
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            key = typed.partition("=")[0]
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([typed])
+    return map(list, itertools.product(*choices))
+
+
+def is_known(key: str) -> bool:
+    """Whether lore-train has an option or a group of this name."""
+    return key in types_of(Config) or key in group_names() or key.partition(".")[0] == "hydra"
 
 
 def to_options(node: DictConfig) -> Config:
@@ -99,7 +175,8 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None
             key, _, value = override.partition("=")
             if key != "run.steps":
                 raise BadInput(key.lstrip("+~"), "resume takes the stored config; only run.steps may change")
-            node = OmegaConf.merge(node, {"run": {"steps": value}})
+            steps = whole_number(value)
+            node = OmegaConf.merge(node, {"run": {"steps": value if steps is None else steps}})
     except (OSError, YAMLError) as error:
         raise BadInput("resume", f"cannot read {path}: {' '.join(str(error).split())}") from error
     except OmegaConfBaseException as error:
@@ -123,100 +200,43 @@ T = TypeVar("T")
 
 def plain_options(cls: type[T], command: str, arguments: Sequence[str]) -> T:
     """Options of a command that has no groups, from KEY=VALUE ...; raises BadInput."""
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    given: dict[str, str | None] = {}
+    hints = types_of(cls)  # type: ignore[arg-type]
+    given: dict[str, str | int | None] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key not in known:
-            raise BadInput(key, f"unknown key; {command} takes {', '.join(known)}, each as KEY=VALUE")
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {near[0]}? {command}" if near else command
+            raise BadInput(key, f"unknown key; {hint} takes {', '.join(hints)}, each as KEY=VALUE")
         if not equals:
             raise BadInput(key, f"has no value; write {key}=VALUE")
-        given[key] = None if value == "null" else value
+        given[key] = _plain_value(key, hints[key], value)
     try:
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
     except OmegaConfBaseException as error:
-        raise _wrong_type(error, cls) from error
+        raise wrong_type(error, cls, f"{error.full_key}={given.get(str(error.full_key))}") from error
     assert isinstance(options, cls)
     return options
 
 
-def defaults(cls: type) -> str:
-    """A command's options as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(cls))
-
-
-def explain(error: BaseException) -> BadInput:
-    """What Hydra or OmegaConf refused, as one line that names the key and what would be right."""
-    if isinstance(error, MissingConfigException):
-        group, _, name = str(error.missing_cfg_file or "").rpartition("/")
-        options = ", ".join(error.options or ())
-        other = "; any other world goes in env.id=ID or env.id=PACKAGE:ID" if group == "env" else ""
-        return BadInput(group or "config", f"no {name!r} here; use one of {options or '(none found)'}{other}")
-    if isinstance(error, OverrideParseException):
-        key = error.override.partition("=")[0]
-        return BadInput(key.lstrip("+~"), f"cannot read {error.override!r}; write {key}=VALUE")
-    cause = error.__cause__ or error
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _unknown(cause.full_key)
-    if isinstance(cause, ValidationError) and cause.full_key:
-        return _wrong_type(cause, Config, str(error))
-    text = " ".join(str(error).split())
-    absent = re.match(r"Could not override '([^']+)'", text)
-    if absent:
-        return _unknown(absent[1])
-    if re.match(r"Ambiguous value|Sweep parameters", text):
-        named = re.search(r"'([^'=]+)=", text)
-        return BadInput(named[1] if named else "command line", "several values need -m (a run for each)")
-    if isinstance(error, OSError):
-        return BadInput("run.dir", f"cannot be written: {text}")
-    full_key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
-    return BadInput(full_key or "config", " ".join(str(cause).split("full_key:")[0].split()))
-
-
-def _fields(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, type) of every option below a dataclass, groups included."""
-    for name, hint in typing.get_type_hints(cls).items():
-        yield prefix + name, hint
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(hint, f"{prefix}{name}.")
+def _plain_value(key: str, hint: Any, value: str) -> str | int | None:
+    """Text as typed; paths with ~ expanded; whole numbers also as 10k or 1e4."""
+    if value == "null":
+        return None
+    if accepts(hint, int):
+        number = whole_number(value)
+        return value if number is None else number
+    return str(user_path(value, key)) if key in PATHS and accepts(hint, str) and value else value
 
 
 def _refuse_unknown(values: Any) -> None:
-    known = dict(_fields(Config))
+    known = types_of(Config)
 
     def walk(node: dict[str, Any], prefix: str) -> None:
         for name, value in node.items():
             if prefix + name not in known:
-                raise _unknown(prefix + name)
+                raise unknown(prefix + name)
             if dataclasses.is_dataclass(known[prefix + name]):
                 walk(value, f"{prefix}{name}.")
 
     walk(values, "")
-
-
-def _unknown(key: str) -> BadInput:
-    if key in PRESETS:
-        return BadInput(key, f"is added to a run: write +{key}=NAME")
-    keys = [name for name, hint in _fields(Config) if not dataclasses.is_dataclass(hint)]
-    tail = key.rpartition(".")[2]
-    near = [name for name in keys if name.rpartition(".")[2] == tail]
-    near = near or difflib.get_close_matches(key, keys, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "lore-train --help lists all"
-    return BadInput(key, f"unknown key; {hint}")
-
-
-def _wrong_type(error: OmegaConfBaseException, schema: type, override: str = "") -> BadInput:
-    key = error.full_key or ""
-    given = override.partition("=")[2] if override.startswith("Error merging override") else ""
-    needs = _in_words(dict(_fields(schema)).get(key), key)
-    return BadInput(key, f"needs {needs}{f', not {given!r}' if given else ''}")
-
-
-def _in_words(hint: Any, key: str) -> str:
-    if hint is None:
-        return "a number"  # an entry of a mapping
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_in_words(part, key) for part in typing.get_args(hint))
-    if dataclasses.is_dataclass(hint):
-        return f"values for its keys, as in {key}.{dataclasses.fields(hint)[0].name}=VALUE"
-    return _WORDS.get(hint, "a mapping from names to numbers")

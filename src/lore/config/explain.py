@@ -23,15 +23,20 @@ from lore.config.options import Config
 
 ADDED = ("preset", "ablation", "experiment")  # groups that are added (+preset=NAME), not chosen
 ELSEWHERE = {
-    "env": "; any other MiniGrid or BabyAI id goes in env.id=ID",
+    "env": "; any other world goes in env.id=ID or env.id=PACKAGE:ID",
     "experiment": "; your own stand in FOLDER/experiment, with --config-dir=FOLDER",
 }
 
 
 def group_names() -> dict[str, list[str]]:
     """Config group -> the names in it, as in lore/conf."""
-    folders = [f for f in files("lore.conf").iterdir() if f.is_dir() and f.name not in ("hydra", "__pycache__")]
-    found = {f.name: sorted(PurePath(c.name).stem for c in f.iterdir() if c.name.endswith(".yaml")) for f in folders}
+    folders = [
+        f for f in files("lore.conf").iterdir() if f.is_dir() and f.name not in ("hydra", "__pycache__")
+    ]
+    found = {
+        f.name: sorted(PurePath(c.name).stem for c in f.iterdir() if c.name.endswith(".yaml"))
+        for f in folders
+    }
     return {name: found[name] for name in sorted(found, key=lambda name: (name in ADDED, name))}
 
 
@@ -45,7 +50,8 @@ def explain(error: BaseException) -> BadInput:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return unknown(cause.full_key)
     if isinstance(cause, ValidationError) and cause.full_key:
-        return wrong_type(cause, Config, str(error))
+        merging = re.match(r"Error merging override (.*)", str(error))
+        return wrong_type(cause, Config, merging[1].strip() if merging else "")
     text = " ".join(str(error).split())
     absent = re.match(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text)
     if absent:
@@ -76,15 +82,17 @@ def unknown(key: str) -> BadInput:
             if not difflib.get_close_matches(key, ["seed", "device", "threads", "resume"], n=1, cutoff=0.85)
         ]
     near = near or difflib.get_close_matches(key, keys, n=2, cutoff=0.6)
-    near = near or [name for name in keys if difflib.get_close_matches(tail, [name.rpartition(".")[2]], 1, 0.8)]
+    near = near or [
+        name for name in keys if difflib.get_close_matches(tail, [name.rpartition(".")[2]], 1, 0.8)
+    ]
     hint = f"did you mean {' or '.join(near[:3])}?" if near else "lore-train --help lists all"
     return BadInput(key, f"unknown key; {hint}")
 
 
 def wrong_type(error: OmegaConfBaseException, schema: type, override: str = "") -> BadInput:
-    """A value that the option's type cannot be; `override`: Hydra's text about it, or empty."""
+    """A value that the option's type cannot be. override: KEY=VALUE that gave it, or empty where unknown."""
     key = error.full_key or ""
-    given = override.partition("=")[2] if override.startswith("Error merging override") else ""
+    given = override.partition("=")[2].strip("'")
     needs = in_words(types_of(schema).get(key), key)
     return BadInput(key, f"needs {needs}{f', not {given!r}' if given else ''}")
 
@@ -95,7 +103,8 @@ def _no_config(error: MissingConfigException) -> BadInput:
     near = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]}? There are" if near else "use one of"
     return BadInput(
-        group or "config", f"no {name!r} here; {hint} {', '.join(options) or '(none found)'}{ELSEWHERE.get(group, '')}"
+        group or "config",
+        f"no {name!r} here; {hint} {', '.join(options) or '(none found)'}{ELSEWHERE.get(group, '')}",
     )
 
 
@@ -104,7 +113,9 @@ def _not_read(override: str) -> BadInput:
     name = key.lstrip("+~")
     if not equals:
         return BadInput(name or override, f"has no value; write {key}=VALUE")
-    return BadInput(name or override, f"cannot read the value {value!r}; put it in quotes, as in '{key}=\"VALUE\"'")
+    return BadInput(
+        name or override, f"cannot read the value {value!r}; put it in quotes, as in '{key}=\"VALUE\"'"
+    )
 
 
 def _first(error: BaseException) -> str:

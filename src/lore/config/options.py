@@ -284,17 +284,3 @@ class Config:
     llm: LLMOptions = field(default_factory=LLMOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
-
-
-@dataclass
-class EvalOptions:
-    """Options of lore-eval."""
-
-    run: str = ""  # run folder
-    checkpoint: str = "latest"  # latest, or the name of one in RUN/checkpoints
-    episodes: int = 100  # held-out episodes
-    policy: str = "sampled"  # sampled | greedy
-    video: bool = False  # write films of episodes and of what the world model imagines
-    video_format: str = "mp4"  # mp4 | gif
-    seed: int = 0  # seed of the policy's sampling; the episodes are always the held-out ones
-    out: str | None = None  # folder for films; null: RUN/eval

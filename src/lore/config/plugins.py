@@ -33,7 +33,8 @@ PROVIDERS = {
     "shuffled": "lore.llm.providers.controls:shuffled",
     "uniform": "lore.llm.providers.controls:uniform",
 }
-"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider."""
+"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider. It may
+have two attributes, as a class has: `paid` and `check` (see lore/llm/providers)."""
 
 
 def check_names(cfg: Config) -> None:
@@ -43,7 +44,7 @@ def check_names(cfg: Config) -> None:
 
 
 def config_packages() -> list[str]:
-    """Packages of configs that installed packages offer: modules with folders such as env/ and experiment/."""
+    """Packages of configs that installed packages offer: they hold folders such as env/ and experiment/."""
     return sorted({point.value for point in entry_points(group=CONFIG_GROUP)})
 
 

@@ -1,16 +1,16 @@
 """Text as typed: what a person writes after KEY=, in the words of Hydra's grammar.
 
-Hydra reads a value without knowing the option's type: to it 1e5 is a number, `it's` is an error and 10k is text. The
-type decides here. Text and the names of groups are quoted, so that they arrive as they were typed; whole
-numbers may be written as 10k, 1e4 or 1_000.
+Hydra reads a value without knowing the option's type: to Hydra 1e5 is a number, 10k is text and `it's` is an
+error. Here the type decides. Text and the names of groups are quoted, so that they arrive as they were typed;
+whole numbers may be written as 10k, 1e4 or 1_000.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any
 
 from lore.base.errors import BadInput
@@ -22,7 +22,10 @@ FOLDERS = ("run.dir", "hydra.run.dir", "hydra.sweep.dir")  # folders that Hydra 
 _WHOLE = re.compile(r"([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+]?\d{1,2})?)([kKM]?)")
 _FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_GRAMMAR = re.compile(r"(choice|range|glob|interval|shuffle|sort|tag|cast|int|str|float|bool|extend_list)\(.*\)", re.DOTALL)
+_INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
+_GRAMMAR = re.compile(
+    r"(choice|range|glob|interval|shuffle|sort|tag|cast|int|str|float|bool|extend_list)\(.*\)", re.DOTALL
+)
 
 
 def whole_number(text: str) -> int | None:
@@ -66,9 +69,11 @@ def _override(argument: str, hints: dict[str, Any], groups: set[str], sweep: boo
         raise BadInput(key, "is empty; name the run folder to go on with: lore-train resume=RUN_DIR")
     hint = hints.get(key)
     if hint == list[str]:
-        return f"{typed}={_list(key, value)}"
+        return f"{typed}={_each(value, sweep, partial(_list, key))}"
     if accepts(hint, int):
         return f"{typed}={_each(value, sweep, _whole)}"
+    if key in groups and "," in value and not sweep:
+        raise BadInput(key, "several values need -m (a run for each)")
     if accepts(hint, str) or key in groups or key in FOLDERS:
         return f"{typed}={_each(value, sweep, _quoted)}"
     return argument
@@ -81,9 +86,9 @@ def _folder(key: str, value: str) -> str:
     return str(user_path(value, key)) if value.startswith("~") else value
 
 
-def _each(value: str, sweep: bool, convert: Any) -> str:
+def _each(value: str, sweep: bool, convert: Callable[[str], str]) -> str:
     """`convert` for a value, or in a sweep for each of the values between commas."""
-    if _GRAMMAR.fullmatch(value) or value.startswith("${") and value.endswith("}") and value.count("${") == 1:
+    if _GRAMMAR.fullmatch(value) or _INTERPOLATION.fullmatch(value):
         return value
     return ",".join(map(convert, _split(value))) if sweep else convert(value)
 

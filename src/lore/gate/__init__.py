@@ -6,6 +6,7 @@ import torch
 
 from lore.base.plugins import load
 from lore.config.options import GateOptions
+from lore.config.plugins import GATE_GROUP, GATES
 from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, Opening, UncertaintyGate
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, divergence, mix
@@ -25,17 +26,9 @@ __all__ = [
     "mix",
 ]
 
-GROUP = "lore.gates"
-GATES = {
-    "fixed": "lore.gate.gates:FixedGate",
-    "follow": "lore.gate.gates:FollowGate",
-    "lore": "lore.gate.gates:UncertaintyGate",
-}
-"""Name -> its class, written as an entry point; `none` is no gate. A class takes the options and a device."""
-
 
 def build_gate(options: GateOptions, device: torch.device | str = "cpu") -> Gate | None:
     """The gate that `gate.name` stands for; None for none. Raises BadInput naming `gate.name`."""
     if options.name == "none":
         return None
-    return load(GROUP, GATES, options.name, "gate.name", "gate")(options, device)
+    return load(GATE_GROUP, GATES, options.name, "gate.name", "gate")(options, device)

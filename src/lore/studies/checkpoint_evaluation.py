@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lore.base.errors import BadInput
-from lore.config.options import Config, EvalOptions
+from lore.config.command_options import EvalOptions
+from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.make import make_env
 from lore.envs.vector import EpisodicEnv

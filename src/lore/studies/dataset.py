@@ -20,6 +20,7 @@ from typing import Any
 
 from lore.base.errors import BadInput
 from lore.base.files import write_atomic
+from lore.config.command_options import ExportOptions, ImportOptions, StatsOptions
 from lore.envs.vector import EpisodicEnv
 from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION
@@ -63,34 +64,6 @@ The model answered each once. `lore-record import` checked the answers and wrote
 - asking: {note}
 - actions: {actions}
 """
-
-
-@dataclass
-class ExportOptions:
-    """Options of lore-record export; the task and the adviser of the exploration are lore-train's."""
-
-    out: str = ""  # file to write; must not exist
-    steps: int = 20_000  # environment steps of exploration
-    prompts: int = 1000  # at most so many are written: one of each plan key before a second of any
-    seed: int = 0  # of the layouts and of the random play
-
-
-@dataclass
-class ImportOptions:
-    """Options of lore-record import."""
-
-    prompts: str = ""  # file of lore-record export
-    answers: str = ""  # JSONL of {"id", "text", "model"} and, where known, tokens, cost_usd, latency_s, stop
-    out: str = ""  # folder of all versions of the data set; this import becomes its next one, v1, v2, ...
-    license: str = ""  # under which the answers may be used, as an SPDX name
-    note: str = ""  # how the model was asked: settings, date, by whom
-
-
-@dataclass
-class StatsOptions:
-    """Options of lore-record stats."""
-
-    dataset: str = ""  # folder of one version of a data set
 
 
 def export(options: ExportOptions, env: EpisodicEnv, env_id: str, provider: Provider) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
+from lore.config.command_options import ProbeOptions
 from lore.config.options import EnvOptions
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
@@ -33,19 +34,6 @@ You advise an agent in a grid world. Answer with one JSON object:
 {"why": "a few words", "plan": "pickup(key); toggle(locked door)", "policy": null, "confidence": 0.9}
 A plan is steps joined by ";": goto(T), pickup(T), toggle(T), explore.
 T is [color] [locked] door, key, ball, box or goal."""
-
-
-@dataclass
-class ProbeOptions:
-    """Options of lore-probe beside those of the task and the adviser."""
-
-    situations: int = 64  # labelled situations, each from an episode of its own
-    example_sets: int = 5  # sets of examples that are tried; asks = situations x sets x 2 wordings
-    examples: int = 4  # examples in a set; 0: no examples, as in training, and one set
-    seed: int = 0  # of situations and examples
-    max_tokens: int = 600  # of an answer
-    budget_usd: float | None = None  # limit of a paid adviser, which must have one
-    out: str | None = None  # folder for the raw answers and the figure; null: neither
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from lore.base.plugins import load
 from lore.base.rng import generator
 from lore.base.types import ObsSpec
 from lore.config.options import Config, LLMOptions
+from lore.config.plugins import GATE_GROUP, GATES
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.privileged.oracle import optimal_actions
 from lore.envs.vector import VectorEnv
-from lore.gate import GATES, Gate, build_gate
-from lore.gate import GROUP as GATE_GROUP
+from lore.gate import Gate, build_gate
 from lore.llm.asking.asker import Asker
 from lore.llm.asking.breaker import Breaker
 from lore.llm.asking.budget import Budget

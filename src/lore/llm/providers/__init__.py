@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lore.base.plugins import load
+from lore.config.plugins import PROVIDER_GROUP, PROVIDERS
 from lore.llm.request import FAILURES, Provider, ProviderError, Reply, Request
 
 __all__ = [
@@ -20,20 +21,6 @@ __all__ = [
     "may_cost_money",
 ]
 
-GROUP = "lore.providers"
-PROVIDERS = {
-    "adversarial": "lore.llm.providers.controls:adversarial",
-    "anthropic": "lore.llm.providers.anthropic:AnthropicProvider",
-    "local": "lore.llm.providers.local:LocalProvider",
-    "none": "lore.llm.providers.controls:none",
-    "oracle": "lore.llm.providers.controls:oracle",
-    "recorded": "lore.llm.providers.recorded:RecordedProvider",
-    "scripted": "lore.llm.providers.scripted:ScriptedProvider",
-    "shuffled": "lore.llm.providers.controls:shuffled",
-    "uniform": "lore.llm.providers.controls:uniform",
-}
-"""Name -> its factory, written as an entry point. A factory takes the options and returns a Provider. It may
-have two attributes, as a class has: `paid` (see `may_cost_money`) and `check` (see `check_provider`)."""
 FREE_CONTROLS = ("adversarial", "none", "oracle", "shuffled", "uniform")
 """Rows of PROVIDERS that are functions, and so have no attribute `paid`."""
 
@@ -102,6 +89,6 @@ def may_cost_money(options: Priced) -> bool:
 
 def _factory(options: Named) -> Callable[[Named], Provider]:
     factory: Callable[[Named], Provider] = load(
-        GROUP, PROVIDERS, options.provider, "llm.provider", "provider"
+        PROVIDER_GROUP, PROVIDERS, options.provider, "llm.provider", "provider"
     )
     return factory
