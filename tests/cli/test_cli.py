@@ -142,7 +142,7 @@ def test_help_and_cfg(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--cfg", "job", "size=tiny"]) == cli.DONE
     assert "deter: 64" in capsys.readouterr().out
     assert eval_cli.main(["--help"]) == cli.DONE
-    assert "episodes: 100" in capsys.readouterr().out
+    assert "episodes=100" in capsys.readouterr().out
 
 
 def test_a_sweep_gives_each_job_its_folder(training: list[tuple[Config, Path]]) -> None:
@@ -152,12 +152,22 @@ def test_a_sweep_gives_each_job_its_folder(training: list[tuple[Config, Path]]) 
     assert len({run_dir.parent for _, run_dir in training}) == 1
 
 
-def test_a_bad_job_of_a_sweep_is_told_and_the_others_run(
-    training: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str]
+def test_a_bad_job_of_a_sweep_is_told_before_the_first_one_starts(
+    elsewhere: Path, training: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["-m", *TINY, "agent.batch_size=4,10000,2"]) == cli.BAD_INPUT
-    assert [cfg.agent.batch_size for cfg, _ in training] == [4, 2]
-    assert "lore-train: agent.batch_size:" in capsys.readouterr().err
+    assert one_line(capsys).startswith("lore-train: agent.batch_size:")
+    assert not training and not list(elsewhere.iterdir())
+
+
+def test_a_job_that_fails_on_its_own_is_told_and_the_others_run(
+    training: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only making the world shows that this id has no table of useful actions."""
+    task = ["+preset=debug", "env.id=BabyAI-GoToLocal-v0", "env.actions=all,useful,all"]
+    assert cli.main(["-m", *task]) == cli.BAD_INPUT
+    assert [cfg.env.actions for cfg, _ in training] == ["all", "all"]
+    assert "lore-train: env.actions:" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_its_traceback_and_status(

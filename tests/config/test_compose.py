@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lore.base.errors import BadInput
+from lore.config.command_options import EvalOptions
 from lore.config.compose import compose, eval_options, load_stored, to_yaml
-from lore.config.options import Config, EvalOptions
+from lore.config.options import Config
 
 CONF = Path(__file__).parents[2] / "src" / "lore" / "conf"
 EVERY = [
@@ -78,7 +79,7 @@ def test_a_choice_on_the_command_line_beats_the_preset() -> None:
         ("agent.return_low=96", "agent.return_low", "below agent.return_high"),
         ("agent.bins=254", "agent.bins", "odd"),
         ("agent.batch_size=10000", "agent.batch_size", "replay.capacity=330000"),
-        ("replay.capacity=32", "agent.batch_size", "replay.capacity=264"),
+        ("replay.capacity=32", "replay.capacity", "replay.capacity=264"),
         ("run.envs=16", "run.prefill", "at least 528"),
         ("run.steps=200", "run.prefill", "run.steps"),
         ("size.blocks=7", "size.deter", "multiple of size.blocks"),
