@@ -114,8 +114,8 @@ def state(folder: Path) -> dict[str, Any]:
     from lore.training.checkpoint import load_state
 
     stored = load_state(folder)
-    del stored["wall_s"], stored["logger"]["offsets"]["metrics.jsonl"]
-    if stored["adviser"]:
+    del stored["progress"]["wall_s"], stored["logger"]["offsets"]["metrics.jsonl"]
+    if "adviser" in stored:
         del stored["adviser"]["asker"]["latency_s"], stored["adviser"]["asker"]["journal"]
     return stored
 

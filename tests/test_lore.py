@@ -40,7 +40,7 @@ def trace(folder: Path) -> list[dict]:
 
 
 def episodes(folder: Path) -> list[dict]:
-    return runs.rows(folder, "episodes.jsonl", leave_out=("arm",))
+    return runs.rows(folder, "episodes.jsonl", leave_out=("adviser",))
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -93,9 +93,9 @@ def test_a_followed_adviser_is_left_after_follow_steps(tmp_path: Path) -> None:
     acted = beta > 0
     assert acted.any() and not acted[-50:].any()
     assert (source[acted] > 0).all()
-    arms = [json.loads(line)["arm"] for line in (folder / "episodes.jsonl").read_text().splitlines()]
-    assert arms[0] == "scripted" and arms[-1] == "none"
-    assert arms == sorted(arms, reverse=True)  # first the adviser's, then the agent's own
+    advisers = [json.loads(line)["adviser"] for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert advisers[0] == "scripted" and advisers[-1] == "none"
+    assert advisers == sorted(advisers, reverse=True)  # first the adviser's, then the agent's own
 
 
 def test_the_distilled_adviser_learns_from_the_provider_and_saves_asks(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def acting(envs: int, steps: int = 2000) -> float:
     from lore.config.compose import compose
     from lore.envs import make_vec
     from lore.training.acting import GuidedPolicy
-    from lore.training.build import build_agent
+    from lore.training.build import build_advised_gate, build_agent
 
     torch.set_num_threads(1)
     cfg = compose([f"run.envs={envs}", f"run.prefill={64 * envs}"])  # room for a sequence
     vec = make_vec(cfg.env, cfg.obs, envs, cfg.seed, split="train")
-    agent = build_agent(cfg, vec.obs_spec, vec.num_actions)
+    agent = build_agent(cfg, vec.obs_spec, vec.num_actions, build_advised_gate(cfg))
     policy = GuidedPolicy(agent, vec.obs_spec, generator(0, "act"))
     carry, obs = agent.initial(envs), vec.reset()
     started = time.perf_counter()

@@ -75,10 +75,10 @@ def test_transitions_and_episodes():
 def test_reset_starts_anew_and_arms_are_recorded():
     vec = counting((2, 3))
     vec.reset()
-    vec.arms[1] = "advised"
+    vec.advisers[1] = "advised"
     for _ in range(3):
         vec.step(np.zeros(2, np.int64))
-    assert [(e.env, e.arm) for e in vec.pop_episodes()] == [(0, "none"), (1, "advised")]
+    assert [(e.env, e.adviser) for e in vec.pop_episodes()] == [(0, "none"), (1, "advised")]
     obs = vec.reset()
     assert vec.transitions == 0 and obs["is_first"].all() and vec.finished == []
 
@@ -136,7 +136,7 @@ def test_resumed_in_the_middle_goes_on_the_same(options, obs):
     roll(first, 41, seed=1)
     first.pop_episodes()
     roll(first, 10, seed=2)
-    first.arms[2] = "x"
+    first.advisers[2] = "x"
     state = first.state_dict()
     for second in (make(), first):
         if second is first:

@@ -20,7 +20,7 @@ from lore.envs.adapter import MiniGridAdapter
 from lore.envs.privileged.truth import core, draw
 from lore.nn.distributions import symlog
 from lore.studies import films as video
-from lore.training.build import build_agent
+from lore.training.build import build_advised_gate, build_agent
 
 Spec = dict[str, ObsSpec]
 
@@ -43,7 +43,7 @@ def recorded(cfg: Config, steps: int, seed: int = 0) -> tuple[video.Recording, M
 
 
 def agent_for(cfg: Config, env: MiniGridAdapter) -> DreamerV3Agent:
-    agent = build_agent(cfg, env.obs_spec, len(env.action_names))
+    agent = build_agent(cfg, env.obs_spec, len(env.action_names), build_advised_gate(cfg))
     assert isinstance(agent, DreamerV3Agent)
     return agent
 

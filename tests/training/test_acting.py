@@ -16,7 +16,7 @@ from lore.envs import make_env, make_vec
 from lore.gate import FixedGate, UncertaintyGate
 from lore.llm.asking.controller import prior_logits
 from lore.training.acting import Decision, Guidance, GuidedPolicy
-from lore.training.advice_meter import GuidanceMeter
+from lore.training.advice_meter import AdviceMeter
 from lore.training.exploration_noise import ActionNoise
 from lore.training.random_agent import RandomAgent
 
@@ -174,11 +174,11 @@ def test_the_meter_counts_what_was_decided_and_goes_on_after_a_resume() -> None:
     gate = UncertaintyGate(GateOptions(warmup_steps=0, beta_max=2.0))
     decisions, _ = play(Guidance(gate, Saying(DECIDED), rng=generator(0, "gate_dropout")))
     over = [[i % 10 == 9, False] for i in range(len(decisions))]
-    whole, half = GuidanceMeter(gate), GuidanceMeter(gate)
+    whole, half = AdviceMeter(gate), AdviceMeter(gate)
     for i, (decision, ended) in enumerate(zip(decisions, over, strict=True)):
         whole.add(decision, ended)
         if i == 30:
-            stored, half = half.state_dict(), GuidanceMeter(gate)
+            stored, half = half.state_dict(), AdviceMeter(gate)
             half.load_state_dict(stored)
         half.add(decision, ended)
     live = [(d, i) for d, ended in zip(decisions, over, strict=True) for i in (0, 1) if not ended[i]]

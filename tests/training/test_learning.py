@@ -24,10 +24,9 @@ def make(gate: FixedGate | UncertaintyGate | None, replay_value: str = "keep") -
     members = 2 if gate else 0
     options = AgentOptions(critic_ensemble=members, disagreement_ensemble=members, warmup=0, lr=1e-3)
     net = PriorNet(PriorNetOptions(members=2), FEATURES, ACTIONS, TINY.units, 0)
-    agent = DreamerV3Agent(SPEC, ACTIONS, options, TINY, 0, heads={"prior_net": net} if gate else {})
-    if gate:
-        agent.guide = GuidedLearning(gate, agent.doubt, net.logits, replay_value)
-    return agent
+    heads = {"prior_net": net} if gate else {}
+    guide = GuidedLearning(gate, net.logits, replay_value) if gate else None
+    return DreamerV3Agent(SPEC, ACTIONS, options, TINY, 0, heads=heads, guide=guide)
 
 
 def advised(batch: Batch, beta: float = 0.8, seed: int = 5) -> Batch:
@@ -135,7 +134,7 @@ def test_imagined_actions_are_drawn_and_weighed_under_the_mixed_policy() -> None
     feat = torch.randn(2000, FEATURES, generator=rng(0))
     from lore.dreamer.agent import ImaginedPolicy
 
-    policy = ImaginedPolicy(agent.actor_critic, agent.guide, rng(1))
+    policy = ImaginedPolicy(agent.actor_critic, agent.guide, agent.doubt, rng(1))
     first, _ = policy(feat), policy(feat)
     bonus = policy.bonus()
     assert bonus.shape == (1, 2000, ACTIONS)

@@ -36,6 +36,13 @@ class Streams:
         return {name: g.get_state() for name, g in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._generators.clear()
-        for name, value in state.items():
-            self[name].set_state(value)
+        """Set every stream, in place: who holds a generator goes on with it.
+
+        Args:
+            state: name -> state of the generator; a stream that is not in it starts anew.
+        """
+        for name in self._generators.keys() | state.keys():
+            if name in state:
+                self[name].set_state(state[name])
+            else:
+                self[name].manual_seed(seed_of(self.seed, name))

@@ -35,7 +35,7 @@ class Episode:
 
     env_step: transitions made by all environments when it ended. length: its own transitions.
     return_: undiscounted raw reward. success: return_ > 0. layout: hash of the initial grid.
-    arm: who advised it ("none" without advice).
+    adviser: who advised it ("none" without advice).
     """
 
     env_step: int
@@ -47,7 +47,7 @@ class Episode:
     length: int
     success: bool
     shaped_return: float
-    arm: str = "none"
+    adviser: str = "none"
 
 
 @dataclass

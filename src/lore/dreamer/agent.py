@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -25,13 +25,20 @@ def region(name: str) -> AbstractContextManager[object]:
     return torch.profiler.record_function(REGION + name)
 
 
+Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""Features (N, F) and actor logits (N, A) -> what the ensembles say of them: name -> (N,)."""
+
+
 class Guide(Protocol):
     """Who takes part in a gradient step besides DreamerV3; `lore.training.learning` has one.
 
-    env_step: of the run, set before an update.
+    env_step: of the run, set before an update. gate: the gate of the run. doubt: the agent's `doubt`.
     """
 
     env_step: int
+
+    @property
+    def gate(self) -> object: ...
 
     @property
     def mixes_imagination(self) -> bool: ...
@@ -39,9 +46,9 @@ class Guide(Protocol):
     @property
     def reads_replay(self) -> bool: ...
 
-    def imagined_bonus(self, feat: Tensor, logits: Tensor) -> Tensor: ...
+    def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor: ...
 
-    def calibrate(self, feat: Tensor, logits: Tensor) -> None: ...
+    def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None: ...
 
     def kl_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
@@ -56,11 +63,9 @@ class DreamerV3Agent:
     dtype: compute type of the networks, float32 or bfloat16; weights, losses and distributions are float32.
     heads: further modules that learn from detached features, by the name of their loss; each has
     `loss(feat (B, T, F), batch) -> (B, T)`. guide: what advice changes in learning; None without advice.
-    actor_learns: false holds the actor still. uncertainty_gate: the gate that its policy is mixed by.
+    actor_learns: false holds the actor still.
     """
 
-    guide: Guide | None = None
-    uncertainty_gate: Any = None
     actor_learns = True
 
     def __init__(
@@ -73,7 +78,9 @@ class DreamerV3Agent:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         heads: Mapping[str, Any] | None = None,
+        guide: Guide | None = None,
     ):
+        self.guide = guide
         self.options, self.device, self.num_actions = options, torch.device(device), num_actions
         self.rng = Streams(seed, device)
         self.world_model = WorldModel(spec, num_actions, options, size, seed).to(device)
@@ -104,6 +111,11 @@ class DreamerV3Agent:
         self._core: Core | None = None  # for acting, until the weights change
         masters = dict(zip(map(id, self.optimizer.params), self.optimizer.masters(), strict=True))
         self._critic_masters = [masters[id(p)] for p in self.actor_critic.critic.parameters()]
+
+    @property
+    def uncertainty_gate(self) -> Any:
+        """The gate of an advised agent, whose attributes may be assigned while it runs; else None."""
+        return None if self.guide is None else self.guide.gate
 
     def initial(self, n: int) -> Carry:
         """The state before the first observation of n environments."""
@@ -168,7 +180,7 @@ class DreamerV3Agent:
             losses, observed, metrics = self.world_model.loss(batch, self.rng["posterior"], report)
         feat = observed.feat.detach()  # (B, T, F)
         with region("imagination"):
-            policy = ImaginedPolicy(self.actor_critic, self.guide, self.rng["imagined_action"])
+            policy = ImaginedPolicy(self.actor_critic, self.guide, self.doubt, self.rng["imagined_action"])
             start = feat.flatten(0, 1)  # (B*T, F): every posterior is a start
             imagined = self.world_model.rssm.imagine(
                 start, policy, self.options.horizon, self.rng["imagination"]
@@ -205,7 +217,7 @@ class DreamerV3Agent:
             return None
         with torch.no_grad():
             latest = feat[:, -1]  # (B, F): few states, at each of many updates
-            self.guide.calibrate(latest, self.actor_critic.logits(latest))
+            self.guide.calibrate(latest, self.actor_critic.logits(latest), self.doubt)
         logits = self.actor_critic.logits(feat) if self.guide.reads_replay else None  # (B, T, A)
         if logits is not None:
             extra, more = self.guide.kl_loss(logits, batch, kl)
@@ -233,8 +245,8 @@ class DreamerV3Agent:
 class ImaginedPolicy:
     """Draws imagined actions, and keeps what the guide added to the logits at each step."""
 
-    def __init__(self, actor_critic: ActorCritic, guide: Guide | None, rng: torch.Generator):
-        self._actor_critic, self._rng = actor_critic, rng
+    def __init__(self, actor_critic: ActorCritic, guide: Guide | None, doubt: Doubt, rng: torch.Generator):
+        self._actor_critic, self._doubt, self._rng = actor_critic, doubt, rng
         self._guide = guide if guide is not None and guide.mixes_imagination else None
         self._added: list[Tensor] = []
 
@@ -243,7 +255,7 @@ class ImaginedPolicy:
         if self._guide is None:
             return self._actor_critic.sample(feat, self._rng)
         logits = self._actor_critic.logits(feat)
-        added = self._guide.imagined_bonus(feat, logits)
+        added = self._guide.imagined_bonus(feat, logits, self._doubt)
         self._added.append(added)
         return self._actor_critic.draw(logits + added, self._rng)
 

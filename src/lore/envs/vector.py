@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,17 +41,60 @@ class EpisodicEnv(Protocol):
     def state(self) -> GridState: ...
 
 
-@dataclass
-class _Running:
-    """The episode an environment is in."""
+class RunningEpisode:
+    """One episode of one environment: what was done in it, and what it earned.
 
-    episode: int = -1
-    seed: int = 0
-    layout: str = ""
-    actions: list[int] = field(default_factory=list)
-    return_: float = 0.0
-    shaped_return: float = 0.0
-    is_last: bool = False
+    Attributes:
+        obs: The latest observation.
+        reward: The latest reward, shaping included.
+        actions: Every action so far.
+        return_: Sum of the rewards without shaping.
+        shaped_return: Sum of the rewards.
+        is_last: Whether the episode has ended; is_terminal: not by its time limit.
+    """
+
+    def __init__(self, env: EpisodicEnv, episode: int, seed: int) -> None:
+        """Reset `env` to the episode with this number and seed."""
+        self.env, self.episode, self.seed = env, episode, seed
+        self.obs, info = env.reset(seed=seed)
+        self.layout: str = info["layout"]
+        self.actions: list[int] = []
+        self.reward = self.return_ = self.shaped_return = 0.0
+        self.is_last = self.is_terminal = False
+
+    def step(self, action: int) -> None:
+        """Take an action in [0, A)."""
+        self.obs, self.reward, self.is_terminal, truncated, info = self.env.step(action)
+        self.actions.append(action)
+        self.return_ += info["raw_reward"]
+        self.shaped_return += self.reward
+        self.is_last = self.is_terminal or truncated
+
+    @property
+    def won(self) -> bool:
+        """Whether the episode has earned a reward, shaping apart."""
+        return self.return_ > 0
+
+    def record(self, env_step: int, env: int, adviser: str = "none") -> Episode:
+        """Make the record of the episode.
+
+        Args:
+            env_step: Environment step of the run at which it ended.
+            env: Number of the environment.
+            adviser: Who advised it.
+        """
+        return Episode(
+            env_step=env_step,
+            env=env,
+            episode=self.episode,
+            seed=self.seed,
+            layout=self.layout,
+            return_=self.return_,
+            length=len(self.actions),
+            success=self.won,
+            shaped_return=self.shaped_return,
+            adviser=adviser,
+        )
 
 
 def episode_seed(split: str, run_seed: int, num_envs: int, env: int, episode: int) -> int:
@@ -74,7 +117,7 @@ class VectorEnv:
     is_terminal bool (N,). Returned arrays are fresh at every step.
 
     transitions: environment steps made since `reset`; resets are none. finished: ended episodes until
-    `pop_episodes`. arms: who advises each environment's episodes; set it, it stays until set again.
+    `pop_episodes`. advisers: who advises each environment's episodes; set it, it stays until set again.
     """
 
     def __init__(self, factories: Sequence[Callable[[], EpisodicEnv]], seed: int, *, split: str) -> None:
@@ -90,17 +133,16 @@ class VectorEnv:
             if env.obs_spec != self.obs_spec or env.action_names != self.action_names:
                 raise ValueError("environments side by side must share observations and actions")
         self.transitions = 0
-        self.arms = ["none"] * self.num_envs
+        self.advisers = ["none"] * self.num_envs
         self.finished: list[Episode] = []
-        self._running = [_Running() for _ in self.envs]
+        self._running: list[RunningEpisode] = []
         self._obs: Obs = {}
 
     def reset(self) -> Obs:
         """Start episode 0 everywhere; the count of transitions and the finished episodes start anew too."""
         self.transitions, self.finished = 0, []
         self._obs = self._empty()
-        for i in range(self.num_envs):
-            self._begin(i, 0)
+        self._running = [self._begin(i, 0) for i in range(self.num_envs)]
         return dict(self._obs)
 
     def step(self, actions: np.ndarray) -> Obs:
@@ -117,13 +159,13 @@ class VectorEnv:
         ended: list[int] = []
         for i, run in enumerate(self._running):
             if run.is_last:
-                self._begin(i, run.episode + 1)
+                self._running[i] = self._begin(i, run.episode + 1)
                 continue
             self._advance(i, chosen[i])
             self.transitions += 1
             if run.is_last:
                 ended.append(i)
-        self.finished.extend(self._episode(i) for i in ended)
+        self.finished.extend(self._running[i].record(self.transitions, i, self.advisers[i]) for i in ended)
         return dict(self._obs)
 
     @property
@@ -131,13 +173,18 @@ class VectorEnv:
         """The rows last delivered; after `load_state_dict`, those of the stored moment."""
         return dict(self._obs)
 
+    @property
+    def remember(self) -> bool:
+        """Whether the environments remember, so that `states` may be asked for."""
+        return self.envs[0].remember
+
     def states(self) -> list[GridState]:
         """What each agent knows at the rows last delivered. RuntimeError if they do not remember."""
         return [env.state for env in self.envs]
 
     def won(self) -> np.ndarray:
         """(N,) bool: where the rows last delivered end an episode that earned a reward, shaping apart."""
-        return np.array([run.is_last and run.return_ > 0 for run in self._running])
+        return np.array([run.is_last and run.won for run in self._running])
 
     def pop_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call, in order."""
@@ -157,7 +204,7 @@ class VectorEnv:
             "episodes": [run.episode for run in self._running],
             "actions": [list(run.actions) for run in self._running],
             "rows": [self._row_hash(i) for i in range(self.num_envs)],
-            "arms": list(self.arms),
+            "advisers": list(self.advisers),
             "finished": [list(astuple(episode)) for episode in self.finished],
         }
 
@@ -171,8 +218,8 @@ class VectorEnv:
             if state[key] != value:
                 raise ValueError(f"stored environments have {key} {state[key]!r}, this run has {value!r}")
         self._obs = self._empty()
+        self._running = [self._begin(i, episode) for i, episode in enumerate(state["episodes"])]
         for i, (episode, actions) in enumerate(zip(state["episodes"], state["actions"], strict=True)):
-            self._begin(i, episode)
             for action in actions:
                 if self._running[i].is_last:
                     break
@@ -183,48 +230,30 @@ class VectorEnv:
                     "lead to the stored observation; env.*, obs, or the version of minigrid or numpy differ"
                 )
         self.transitions = state["transitions"]
-        self.arms = list(state["arms"])
+        self.advisers = list(state["advisers"])
         self.finished = [Episode(*values) for values in state["finished"]]
 
     def _identity(self) -> dict[str, Any]:
         return {"seed": self.seed, "split": self.split, "num_envs": self.num_envs}
 
-    def _begin(self, i: int, episode: int) -> None:
+    def _begin(self, i: int, episode: int) -> RunningEpisode:
         seed = episode_seed(self.split, self.seed, self.num_envs, i, episode)
-        obs, info = self.envs[i].reset(seed=seed)
-        self._running[i] = _Running(episode, seed, info["layout"])
-        self._write(i, obs, 0.0, (True, False, False))
+        run = RunningEpisode(self.envs[i], episode, seed)
+        self._write(i, run, is_first=True)
+        return run
 
     def _advance(self, i: int, action: int) -> None:
         if not 0 <= action < self.num_actions:
             raise ValueError(f"action {action} of environment {i} is not in [0, {self.num_actions})")
-        obs, reward, terminated, truncated, info = self.envs[i].step(action)
-        run = self._running[i]
-        run.actions.append(action)
-        run.return_ += info["raw_reward"]
-        run.shaped_return += reward
-        run.is_last = terminated or truncated
-        self._write(i, obs, reward, (False, run.is_last, terminated))
+        self._running[i].step(action)
+        self._write(i, self._running[i], is_first=False)
 
-    def _episode(self, i: int) -> Episode:
-        run = self._running[i]
-        return Episode(
-            env_step=self.transitions,
-            env=i,
-            episode=run.episode,
-            seed=run.seed,
-            layout=run.layout,
-            return_=run.return_,
-            length=len(run.actions),
-            success=run.return_ > 0,
-            shaped_return=run.shaped_return,
-            arm=self.arms[i],
-        )
-
-    def _write(self, i: int, obs: Obs, reward: float, flags: tuple[bool, bool, bool]) -> None:
+    def _write(self, i: int, run: RunningEpisode, is_first: bool) -> None:
+        """Put the latest row of an episode into row i of the observation."""
+        flags = (is_first, run.is_last, run.is_terminal)
         for key in self.obs_spec:
-            self._obs[key][i] = obs[key]
-        self._obs["reward"][i] = reward
+            self._obs[key][i] = run.obs[key]
+        self._obs["reward"][i] = run.reward
         for key, flag in zip(FLAGS, flags, strict=True):
             self._obs[key][i] = flag
 

@@ -62,7 +62,7 @@ class RunLogger:
         """Alerts of the health monitor so far in this run: name -> how often."""
         return dict(self._health.counts) if self._health else {}
 
-    def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
+    def write_metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
         """Append {"env_step": env_step, **values} to metrics.jsonl, and what is wrong in it to alerts.jsonl.
 
         With the health monitor on, the row also has health/alerts, the number of alerts so far. Tensors and
@@ -70,7 +70,7 @@ class RunLogger:
         Raises ValueError when `values` has an env_step of its own, OSError when the disk is full.
         """
         if "env_step" in values:
-            raise ValueError("env_step is an argument of metrics(), not one of its values")
+            raise ValueError("env_step is an argument of write_metrics(), not one of its values")
         row = plain({"env_step": env_step, **values})
         alerts: Sequence[Alert] = ()
         if self._health:
@@ -84,7 +84,7 @@ class RunLogger:
         self._wandb.row(self._rows - 1, row, alerts)
         self._terminal.metrics(env_step, row)
 
-    def evaluation(
+    def write_evaluation(
         self,
         env_step: int,
         success: float,
@@ -93,10 +93,10 @@ class RunLogger:
     ) -> None:
         """A row with eval/success (sampled policy), eval/success_greedy if measured, and further `values`."""
         scores = {"eval/success": success} | ({} if greedy is None else {"eval/success_greedy": greedy})
-        self.metrics(env_step, {**scores, **(values or {})})
+        self.write_metrics(env_step, {**scores, **(values or {})})
         self._terminal.evaluation(env_step, success, greedy)
 
-    def episode(self, ep: Episode) -> None:
+    def write_episode(self, ep: Episode) -> None:
         """Append a finished training episode to episodes.jsonl."""
         row = {
             "env_step": ep.env_step,
@@ -108,12 +108,12 @@ class RunLogger:
             "length": ep.length,
             "success": ep.success,
             "shaped_return": ep.shaped_return,
-            "arm": ep.arm,
+            "adviser": ep.adviser,
         }
         self._append(EPISODES, row)
         self._terminal.episode(ep)
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def write_summary(self, values: Mapping[str, Any]) -> None:
         """Write summary.json (see `make_summary`): a reader sees the old one or the new one, never a part."""
         write_json(self._dir / "summary.json", values)
         self._wandb.summary(plain(values))

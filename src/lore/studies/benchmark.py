@@ -17,12 +17,13 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from lore.base.allocator import keep_freed_memory
+from lore.base.rng import generator
 from lore.base.types import Batch, ObsSpec
 from lore.config.options import Config
 from lore.dreamer.agent import REGION, DreamerV3Agent
 from lore.nn.cpu.native import torch_only
 from lore.nn.products import ONEDNN
-from lore.training.build import build_agent, build_replay, compute_type
+from lore.training.build import build_advised_gate, build_agent, build_replay, compute_type
 
 SPEC = {"image": ObsSpec((147,), 0, "float32")}
 ACTIONS = 7
@@ -52,7 +53,7 @@ def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
     """
     agent, batch = _prepare(cfg)
     wait = torch.cuda.synchronize if agent.device.type == "cuda" else _nothing
-    replay = build_replay(cfg, SPEC, ACTIONS)
+    replay = build_replay(cfg, SPEC, ACTIONS, generator(cfg.seed, "replay", cfg.device))
     for store in (*replay.static.values(), *replay.latents.values()):
         store.fill_(1)  # memory counts once it is touched
     matrix = torch.randn(UNIT_SIZE, UNIT_SIZE)
@@ -107,7 +108,7 @@ def table(cfg: Config, trace: str) -> str:
 def _prepare(cfg: Config) -> tuple[DreamerV3Agent, Batch]:
     keep_freed_memory()
     torch.set_num_threads(cfg.threads)
-    agent = build_agent(cfg, SPEC, ACTIONS)
+    agent = build_agent(cfg, SPEC, ACTIONS, build_advised_gate(cfg))
     assert isinstance(agent, DreamerV3Agent)
     return agent, random_batch(agent, cfg)
 

@@ -15,9 +15,10 @@ from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.make import make_env
 from lore.envs.vector import EpisodicEnv
-from lore.training.build import build_agent
+from lore.training.build import build_advised_gate, build_agent
 from lore.training.checkpoint import Unreadable, load_state
 from lore.training.evaluation import Evaluator, score, wilson_interval
+from lore.training.old_checkpoints import upgrade
 from lore.training.random_agent import RandomAgent
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     """
     torch.set_num_threads(cfg.threads)
     env = make_env(cfg.env, cfg.obs)
-    agent = build_agent(cfg, env.obs_spec, len(env.action_names))
+    agent = build_agent(cfg, env.obs_spec, len(env.action_names), build_advised_gate(cfg))
     env.close()
     if options.video and not isinstance(agent, DreamerV3Agent):
         raise BadInput("video", f"agent={cfg.agent.name} has no world model to film; leave video out")
@@ -46,7 +47,7 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     make = _recording(cfg, recorders) if options.video else lambda: make_env(cfg.env, cfg.obs)
     greedy = options.policy == "greedy"
     episodes = Evaluator(make, options.episodes, options.seed).run(agent, env_step, greedy)
-    result = score(episodes, set(state["layouts"]))
+    result = score(episodes, set(state["progress"]["layouts"]))
     low, high = wilson_interval(sum(e.success for e in episodes), len(episodes))
     print(
         f"lore-eval: {checkpoint}: success {result.success:.1%} (95 % interval {low:.1%} to {high:.1%}), "
@@ -89,7 +90,7 @@ def _film_folder(options: EvalOptions) -> Path:
 def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions) -> dict[str, Any]:
     """Give the agent its stored weights; the state of the whole checkpoint."""
     try:
-        state = load_state(Path(options.run), options.checkpoint)
+        state = upgrade(load_state(Path(options.run), options.checkpoint))
     except (FileNotFoundError, Unreadable) as error:
         raise BadInput("checkpoint", str(error)) from error
     stored = state["agent"]

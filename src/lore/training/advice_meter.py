@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NONE = SOURCES[0]
 
 
-class GuidanceMeter:
+class AdviceMeter:
     """Means over training steps since the last row (uncertainty_gate/), and the influence since the run began
     (llm/): mean KL(pi_mix || pi_wm) over steps with advice, share of steps with advice, share of steps at
     which it changed the likeliest action, steps by source."""

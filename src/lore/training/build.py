@@ -11,7 +11,6 @@ import torch
 
 from lore.base.errors import BadInput
 from lore.base.plugins import load
-from lore.base.rng import generator
 from lore.base.types import ObsSpec
 from lore.config.options import Config, LLMOptions
 from lore.config.plugins import GATE_GROUP, GATES
@@ -32,6 +31,7 @@ from lore.llm.asking.triggers import Triggers
 from lore.llm.prior_net import PriorNet
 from lore.llm.providers import build_provider, check_provider, may_cost_money
 from lore.nn.products import BFLOAT16
+from lore.training.acting import Guidance
 from lore.training.learning import GuidedLearning
 from lore.training.random_agent import RandomAgent
 
@@ -79,10 +79,24 @@ def _check_budget(paid: bool, llm: LLMOptions) -> None:
         raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
 
 
-def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:
-    """The agent; in an advised run with gate, the ensembles it reads, and the distilled adviser."""
+def build_advised_gate(cfg: Config) -> Gate | None:
+    """Build the gate of a run.
+
+    Args:
+        cfg: The options of the run.
+
+    Returns:
+        The gate; None without advice.
+
+    Raises:
+        BadInput: `gate.name` is not known.
+    """
+    return build_gate(cfg.gate, cfg.device) if is_advised(cfg) else None
+
+
+def _dreamer(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> DreamerV3Agent:
+    """The agent; with a gate also the ensembles that the gate reads, and the distilled adviser."""
     options, size = cfg.agent, cfg.size
-    gate = build_gate(cfg.gate, cfg.device) if is_advised(cfg) else None
     members = gate.members if gate else 0
     options = replace(
         options,
@@ -93,28 +107,32 @@ def _dreamer(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent:
     if gate and cfg.prior_net.enabled:
         features = size.deter + size.stoch * size.classes
         heads["prior_net"] = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
-    agent = DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads)
-    if gate:
-        agent.uncertainty_gate = gate
-        distilled = heads["prior_net"].logits if heads else None
-        agent.guide = GuidedLearning(gate, agent.doubt, distilled, options.replay_value)
-    return agent
+    distilled = heads["prior_net"].logits if heads else None
+    guide = GuidedLearning(gate, distilled, options.replay_value) if gate else None
+    return DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads, guide)
 
 
-def _random(cfg: Config, spec: Spec, num_actions: int) -> RandomAgent:
+def _random(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> RandomAgent:
     return RandomAgent(num_actions, cfg.device)
 
 
-AGENTS: dict[str, Callable[[Config, Spec, int], DreamerV3Agent | RandomAgent]] = {
+AGENTS: dict[str, Callable[[Config, Spec, int, Gate | None], DreamerV3Agent | RandomAgent]] = {
     "dreamer": _dreamer,
     "random": _random,
     "prior": _random,  # what it does without advice
 }
 
 
-def build_agent(cfg: Config, spec: Spec, num_actions: int) -> DreamerV3Agent | RandomAgent:
-    """The agent that `agent=NAME` stands for, untrained."""
-    return AGENTS[cfg.agent.name](cfg, spec, num_actions)
+def build_agent(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> DreamerV3Agent | RandomAgent:
+    """Build the agent that `agent=NAME` stands for, untrained.
+
+    Args:
+        cfg: The options of the run.
+        spec: Observation key -> what it is.
+        num_actions: A.
+        gate: The gate of the run: what `build_advised_gate` gives.
+    """
+    return AGENTS[cfg.agent.name](cfg, spec, num_actions, gate)
 
 
 def build_adviser(
@@ -167,22 +185,42 @@ def build_adviser(
     )
 
 
-def build_advised_gate(cfg: Config, agent: DreamerV3Agent | RandomAgent) -> Gate | None:
-    """The gate of an advised run: the agent's own, or one for an agent that has none; None without advice."""
-    if not is_advised(cfg):
+def build_guidance(
+    cfg: Config, gate: Gate | None, adviser: LLMController | None, agent: DreamerV3Agent | RandomAgent
+) -> Guidance | None:
+    """Bundle how a policy is advised.
+
+    Args:
+        cfg: The options of the run.
+        gate: What `build_advised_gate` gives.
+        adviser: What `build_adviser` gives.
+        agent: With a head prior_net, it also gives the distilled advice.
+
+    Returns:
+        The bundle, without dropout; None without advice.
+    """
+    if gate is None or adviser is None:
         return None
-    return agent.uncertainty_gate if isinstance(agent, DreamerV3Agent) else build_gate(cfg.gate, cfg.device)
+    distilled = agent.heads.get("prior_net") if isinstance(agent, DreamerV3Agent) else None
+    return Guidance(gate, adviser, distilled, discount=1.0 - 1.0 / cfg.agent.discount_horizon)
 
 
-def build_replay(cfg: Config, spec: Spec, num_actions: int) -> ReplayBuffer:
-    """An empty replay of cfg.replay.capacity rows on the agent's device."""
+def build_replay(cfg: Config, spec: Spec, num_actions: int, rng: torch.Generator) -> ReplayBuffer:
+    """Build an empty replay of cfg.replay.capacity rows on the agent's device.
+
+    Args:
+        cfg: The options of the run.
+        spec: Observation key -> what it is.
+        num_actions: A.
+        rng: Draws the sequences; on the agent's device.
+    """
     return ReplayBuffer(
         cfg.replay.capacity,
         cfg.run.envs,
         columns(spec, num_actions),
         cfg.size.deter,
         cfg.size.stoch,
-        generator(cfg.seed, "replay", cfg.device),
+        rng,
         _dtype(cfg),
         cfg.device,
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from lore.base.rng import generator
 from lore.base.types import Episode
-from lore.envs.vector import EpisodicEnv, episode_seed
+from lore.envs.vector import EpisodicEnv, RunningEpisode, episode_seed
 from lore.training.acting import Agent, Guidance, GuidedPolicy
 
 
@@ -59,56 +59,24 @@ class Evaluator:
         games = []
         for i, env in enumerate(self._envs):
             between(0, self.episodes)
-            games.append(_Game(env, i, env_step))
+            games.append(RunningEpisode(env, i, episode_seed("eval", 0, 1, 0, i)))
         carry = agent.initial(self.episodes)
         # Episodes that are over stay in the batch: every new batch size would cost time and memory.
-        while (over := sum(game.over for game in games)) < len(games):
+        while (over := sum(game.is_last for game in games)) < len(games):
             between(over, len(games))
             obs = {k: np.stack([g.obs[k] for g in games]) for k in games[0].obs}
-            obs["is_first"] = np.array([g.length == 0 for g in games])
-            obs["is_last"] = np.array([g.over for g in games])
+            obs["is_first"] = np.array([not g.actions for g in games])
+            obs["is_last"] = np.array([g.is_last for g in games])
             states = [g.env.state for g in games] if advice else ()
             carry, decision = policy(carry, obs, states, env_step)
             for game, action in zip(games, decision.action.tolist(), strict=True):
-                if not game.over:
+                if not game.is_last:
                     game.step(action)
-        return [g.episode() for g in games]
+        return [g.record(env_step, env=0) for g in games]
 
 
 def _do_nothing(over: int, episodes: int) -> None:
     pass
-
-
-class _Game:
-    """One held-out episode under way."""
-
-    def __init__(self, env: EpisodicEnv, index: int, env_step: int):
-        self.env, self.index, self.env_step = env, index, env_step
-        self.seed = episode_seed("eval", 0, 1, 0, index)
-        self.obs, info = env.reset(seed=self.seed)
-        self.layout: str = info["layout"]
-        self.return_ = self.shaped = 0.0
-        self.length, self.over = 0, False
-
-    def step(self, action: int) -> None:
-        self.obs, reward, terminated, truncated, info = self.env.step(action)
-        self.return_ += info["raw_reward"]
-        self.shaped += reward
-        self.length += 1
-        self.over = terminated or truncated
-
-    def episode(self) -> Episode:
-        return Episode(
-            env_step=self.env_step,
-            env=0,
-            episode=self.index,
-            seed=self.seed,
-            layout=self.layout,
-            return_=self.return_,
-            length=self.length,
-            success=self.return_ > 0,
-            shaped_return=self.shaped,
-        )
 
 
 @dataclass(frozen=True)

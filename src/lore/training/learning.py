@@ -16,20 +16,20 @@ from lore.gate.mix import centred
 
 OWN = SOURCES.index("prior_net")
 Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Features (N, F) and actor logits (N, A) -> what the ensembles say of them: name -> (N,)."""
+"""Features (N, F) and actor logits (N, A) -> what the agent's ensembles say of them: name -> (N,)."""
 
 
 class GuidedLearning:
-    """The gate's part in a gradient step; DreamerV3Agent.guide is one.
+    """The gate's part in a gradient step; DreamerV3Agent.guide is one. Set env_step before each update."""
 
-    doubt: see above. distilled: features (N, F) -> prior logits (N, A) of the distilled adviser; None where
-    there is none. env_step: of the run; set it before each update.
-    """
-
-    def __init__(
-        self, gate: Gate, doubt: Doubt, distilled: Callable[[Tensor], Tensor] | None, replay_value: str
-    ):
-        self.gate, self.doubt, self.distilled, self.replay_value = gate, doubt, distilled, replay_value
+    def __init__(self, gate: Gate, distilled: Callable[[Tensor], Tensor] | None, replay_value: str):
+        """
+        Args:
+            gate: Says how strongly advice counts.
+            distilled: Features (N, F) -> prior logits (N, A) of the distilled adviser; None without.
+            replay_value: What the critic learns from advised rows: keep, weight or drop.
+        """
+        self.gate, self.distilled, self.replay_value = gate, distilled, replay_value
         self.env_step = 0
 
     @property
@@ -38,18 +38,33 @@ class GuidedLearning:
         return self.distilled is not None and self.gate.options.mix_in_imagination
 
     @torch.no_grad()
-    def imagined_bonus(self, feat: Tensor, logits: Tensor) -> Tensor:
-        """feat (N, F), l_wm (N, A) -> beta * l~ (N, A) of imagined states."""
+    def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor:
+        """Compute what is added to the policy's logits in imagined states.
+
+        Args:
+            feat: (N, F).
+            logits: l_wm, (N, A).
+            doubt: The agent's.
+
+        Returns:
+            beta * l~, (N, A).
+        """
         assert self.distilled is not None
         prior = self.distilled(feat)
         bonus, _ = self.gate.bonus(prior, torch.ones_like(prior, dtype=torch.bool), logits)
-        beta = self.gate.imagined_beta(logits, self._doubt(feat, logits), self.env_step)
+        beta = self.gate.imagined_beta(logits, self._read(doubt, feat, logits), self.env_step)
         return beta.unsqueeze(-1) * bonus
 
-    def calibrate(self, feat: Tensor, logits: Tensor) -> None:
-        """Show posterior features (N, F), actor logits (N, A) to a gate that still measures its norms."""
+    def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None:
+        """Show states from replay to a gate that still measures its norms.
+
+        Args:
+            feat: Posterior features, (N, F).
+            logits: l_wm, (N, A).
+            doubt: The agent's.
+        """
         if self.gate.calibrating:
-            self.gate.calibrate(logits, self._doubt(feat, logits))
+            self.gate.calibrate(logits, self._read(doubt, feat, logits))
 
     @property
     def reads_replay(self) -> bool:
@@ -59,9 +74,15 @@ class GuidedLearning:
     def kl_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The penalty, and metrics. logits: l_wm (B, T, A) of replayed rows, with gradient.
+        """Compute the penalty of the KL constraint.
 
-        imagined: KL (H, N) of imagined states, with gradient, where advice is mixed there.
+        Args:
+            logits: l_wm of replayed rows, (B, T, A), with gradient.
+            batch: The rows.
+            imagined: KL of imagined states, (H, N), with gradient; None where no advice is mixed there.
+
+        Returns:
+            The loss by its name, 0-d, and metrics; both empty in other modes.
         """
         control = self.gate.kl
         if control.mode != "penalty":
@@ -78,10 +99,17 @@ class GuidedLearning:
 
     @torch.no_grad()
     def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
-        """How much the critic learns from replayed rows, (B, T); None: from all alike.
+        """Weigh what the critic learns from replayed rows.
 
         drop: nothing where advice acted. weight: there min(1, pi_wm(a) / pi_mix(a)), the truncated importance
-        ratio of V-trace (Espeholt et al. 2018, arXiv 1802.01561). logits: l_wm (B, T, A), for weight.
+        ratio of V-trace (Espeholt et al. 2018, arXiv 1802.01561).
+
+        Args:
+            logits: l_wm, (B, T, A); `weight` alone needs it.
+            batch: The rows.
+
+        Returns:
+            Weights, (B, T); None: all rows count alike.
         """
         if self.replay_value == "keep":
             return None
@@ -102,5 +130,5 @@ class GuidedLearning:
         temperature = torch.where(batch.beta > 0, batch.temperature, 1.0)
         return mix(logits, batch.beta, centred(batch.prior, batch.mask) / temperature.unsqueeze(-1))
 
-    def _doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        return self.doubt(feat, logits) if self.gate.members else {}
+    def _read(self, doubt: Doubt, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        return doubt(feat, logits) if self.gate.members else {}

@@ -107,7 +107,7 @@ def logger(path: Path, mode: str = "auto", arm: str = "", tags: tuple[str, ...] 
 
 def test_nothing_is_imported_when_disabled(no_wandb: None, tmp_path: Path) -> None:
     with logger(tmp_path, "disabled") as log:
-        log.metrics(1, {})
+        log.write_metrics(1, {})
     assert not (tmp_path / "wandb_id.txt").exists() and log.wandb_errors == {}
 
 
@@ -120,8 +120,8 @@ def test_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     fake = install(monkeypatch)
     with logger(tmp_path) as log:
         assert not fake.inits  # only the first row starts it
-        log.metrics(100, {"x": 1.0, "bad": float("nan"), "actions": [1.0, 3.0]})
-        log.summary({"auc": 0.5, "eval_curve": [[1, 2.0]], "steps_to_90": None})
+        log.write_metrics(100, {"x": 1.0, "bad": float("nan"), "actions": [1.0, 3.0]})
+        log.write_summary({"auc": 0.5, "eval_curve": [[1, 2.0]], "steps_to_90": None})
     (init,) = fake.inits
     assert init["mode"] == "offline" and init["resume"] is None and init["dir"] == str(tmp_path)
     assert init["config"] == CFG and init["project"] == "lore" and init["group"] == "g"
@@ -138,7 +138,7 @@ def test_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_online_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = install(monkeypatch, key=True)
     with logger(tmp_path) as log:
-        log.metrics(100, {})
+        log.write_metrics(100, {})
     assert [(init["mode"], init["resume"]) for init in fake.inits] == [("online", "allow")]
 
 
@@ -147,7 +147,7 @@ def test_group_arm_and_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for name, arm in {"lettered": "E", "unnamed": ""}.items():
         (tmp_path / name).mkdir()
         with logger(tmp_path / name, arm=arm, tags=("mine", "E") if arm else ()) as log:
-            log.metrics(100, {})
+            log.write_metrics(100, {})
     lettered, unnamed = fake.inits
     assert lettered["group"] == "g" and lettered["job_type"] == "E"
     assert lettered["tags"] == ["MiniGrid-Empty-5x5-v0", "E", "scripted", "mine"]
@@ -160,8 +160,8 @@ SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("na
 def test_alerts_of_an_online_run_are_sent_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = install(monkeypatch, key=True)
     with logger(tmp_path) as log:
-        log.metrics(100, SICK)
-        log.metrics(200, SICK)
+        log.write_metrics(100, SICK)
+        log.write_metrics(200, SICK)
     (run,) = fake.runs
     low, lost = run.alerts
     assert low[0] == "LoRe: low_entropy" and low[2] == "WARN" and lost[2] == "ERROR"
@@ -176,7 +176,7 @@ def test_no_alert_offline_nor_for_a_row_the_server_has(
 ) -> None:
     fake = install(monkeypatch, key=key, starting_step=known)
     with logger(tmp_path) as log:
-        log.metrics(100, SICK)
+        log.write_metrics(100, SICK)
     assert log.alerts and fake.runs[0].alerts == []
 
 
@@ -185,8 +185,8 @@ def test_an_alert_that_fails_is_said_counted_and_survived(
 ) -> None:
     install(monkeypatch, key=True, alert=ServiceDied("gone"))
     with logger(tmp_path) as log:
-        log.metrics(100, SICK)
-        log.metrics(200, {})
+        log.write_metrics(100, SICK)
+        log.write_metrics(200, {})
     assert log.wandb_errors == {"ServiceDied": 1}
     assert "an alert failed (ServiceDied: gone)" in capsys.readouterr().err
     assert len((tmp_path / "alerts.jsonl").read_text().splitlines()) == 2
@@ -199,7 +199,7 @@ def test_the_environment_may_keep_auto_from_going_online(
     fake = install(monkeypatch, key=True)
     monkeypatch.setenv("WANDB_MODE", mode)
     with logger(tmp_path) as log:
-        log.metrics(100, {})
+        log.write_metrics(100, {})
     assert [init["mode"] for init in fake.inits] == expected
 
 
@@ -209,8 +209,8 @@ def test_no_way_online_means_offline_and_one_line(
 ) -> None:
     fake = install(monkeypatch, key=True, **{place: ConnectionError("no route\nsecond line")})
     with logger(tmp_path) as log:
-        log.metrics(100, {})
-        log.metrics(200, {})
+        log.write_metrics(100, {})
+        log.write_metrics(200, {})
     assert [step for step, _ in fake.runs[0].rows] == [0, 1]
     (line,) = capsys.readouterr().err.splitlines()
     assert "ConnectionError: no route)" in line and "offline" in line
@@ -231,8 +231,8 @@ def test_a_failure_is_said_once_counted_and_survived(
     fake = install(monkeypatch, **{place: error})
     with logger(tmp_path) as log:
         for step in range(5):
-            log.metrics(step, {})
-        log.summary({"auc": 1.0})
+            log.write_metrics(step, {})
+        log.write_summary({"auc": 1.0})
         state = log.state_dict()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
     (line,) = capsys.readouterr().err.splitlines()
@@ -252,7 +252,7 @@ def test_a_failure_of_finish_is_said_and_counted(
 ) -> None:
     install(monkeypatch, finish=TimeoutError("slow"))
     with logger(tmp_path) as log:
-        log.metrics(1, {})
+        log.write_metrics(1, {})
     assert "TimeoutError: slow" in capsys.readouterr().err and log.wandb_errors == {"TimeoutError": 1}
 
 
@@ -261,7 +261,7 @@ def test_a_dead_service_that_cannot_finish_either_is_one_line(
 ) -> None:
     install(monkeypatch, log=ServiceDied("gone"), finish=BrokenPipeError("gone"), teardown=OSError("gone"))
     with logger(tmp_path) as log:
-        log.metrics(1, {})
+        log.write_metrics(1, {})
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert log.wandb_errors == {"ServiceDied": 1, "BrokenPipeError": 1, "OSError": 1}
 
@@ -274,21 +274,21 @@ def test_interrupts_pass(
     install(monkeypatch, **{place: error()})
     log = logger(tmp_path)
     with pytest.raises(error):
-        log.metrics(1, {})
+        log.write_metrics(1, {})
         log.close("finished")
     assert log.wandb_errors == {}
 
 
 def test_without_the_package(no_wandb: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with logger(tmp_path, "offline") as log:
-        log.metrics(1, {})
+        log.write_metrics(1, {})
     assert log.wandb_errors == {"ModuleNotFoundError": 1} and "ModuleNotFoundError" in capsys.readouterr().err
 
 
 def test_a_raise_does_not_leak_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = install(monkeypatch)
     with pytest.raises(ZeroDivisionError), logger(tmp_path) as log:
-        log.metrics(1, {})
+        log.write_metrics(1, {})
         raise ZeroDivisionError
     assert fake.runs[0].exit_code == 1
 
@@ -299,14 +299,14 @@ def test_a_resumed_online_run_sends_what_the_server_lacks(
 ) -> None:
     with logger(tmp_path, "disabled") as log:
         for step in range(3):
-            log.metrics(step, {})
+            log.write_metrics(step, {})
         state = log.state_dict()
-        log.metrics(3, {})
+        log.write_metrics(3, {})
     fake = install(monkeypatch, key=True, starting_step=known)
     with logger(tmp_path) as log:
         log.load_state_dict(state)
-        log.metrics(3, {})
-        log.metrics(4, {})
+        log.write_metrics(3, {})
+        log.write_metrics(4, {})
     assert [(step, row["env_step"]) for step, row in fake.runs[0].rows] == [(step, step) for step in sent]
 
 
@@ -327,16 +327,16 @@ def test_a_real_offline_run_resumed(tmp_path: Path, capfd: pytest.CaptureFixture
 
     with logger(tmp_path) as log:
         for step in (100, 200):
-            log.metrics(step, {"x": step / 10, "bad": float("nan"), "actions": [1.0, 2.0]})
+            log.write_metrics(step, {"x": step / 10, "bad": float("nan"), "actions": [1.0, 2.0]})
         state = log.state_dict()
-        log.metrics(300, {"x": 30.0})
-        log.summary({"auc": 0.5})
+        log.write_metrics(300, {"x": 30.0})
+        log.write_summary({"auc": 0.5})
     assert [row["env_step"] for row in history(segments()[0])] == [100, 200, 300]
     time.sleep(1.1)  # the folder of a segment is named by the second
     with logger(tmp_path) as log:
         log.load_state_dict(state)
-        log.metrics(300, {"x": 30.0})
-        log.metrics(400, {"x": 40.0})
+        log.write_metrics(300, {"x": 30.0})
+        log.write_metrics(400, {"x": 40.0})
     assert log.wandb_errors == {} and len(segments()) == 1
     rows = history(segments()[0])
     assert [(row["_step"], row["env_step"], row["x"]) for row in rows] == [
@@ -355,7 +355,7 @@ def test_two_real_runs_in_one_process_the_first_of_which_fails(
         (tmp_path / name).mkdir()
         try:
             with logger(tmp_path / name) as log:
-                log.metrics(step, {"x": 1.0})
+                log.write_metrics(step, {"x": 1.0})
                 if name == "first":
                     raise ZeroDivisionError
         except ZeroDivisionError:
@@ -373,7 +373,7 @@ def test_a_real_run_beside_an_llm_client_prints_nothing(tmp_path: Path) -> None:
         "import anthropic, sys\nfrom pathlib import Path\nfrom dataclasses import asdict\n"
         "from lore.metrics import RunLogger\nfrom lore.config.options import Config, LoggerOptions\n"
         "options = LoggerOptions(wandb='offline', terminal='off')\n"
-        "with RunLogger(Path(sys.argv[1]), options, asdict(Config())) as log:\n    log.metrics(1, {})\n"
+        "with RunLogger(Path(sys.argv[1]), options, asdict(Config())) as log:\n    log.write_metrics(1, {})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],

@@ -1,0 +1,112 @@
+"""Experience: the policy acts in the training environments, and the replay and the meters take it in.
+
+Letters: N environments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lore.base.types import FLAGS, Carry, Episode, Latent
+from lore.dreamer.replay import ReplayBuffer
+from lore.envs import SkillMeter, VectorEnv
+from lore.envs.vector import Obs
+from lore.metrics.aggregate import MetricsAggregator
+from lore.nn.distributions import one_hot
+from lore.training.acting import Decision, GuidedPolicy
+from lore.training.advice_meter import AdviceMeter
+
+
+class Collector:
+    """Acts in the training environments, and remembers what happened.
+
+    Its state is what the policy carries from step to step.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        policy: GuidedPolicy,
+        replay: ReplayBuffer | None,
+        metrics: MetricsAggregator,
+        skills: SkillMeter,
+        meter: AdviceMeter | None,
+        follow_end: int | None,
+    ):
+        """Start an episode in every environment.
+
+        Args:
+            envs: The training environments.
+            policy: Chooses the actions.
+            replay: Takes a row a step; None where nothing learns.
+            metrics: Takes the shares of the actions.
+            skills: Watches the environments from outside.
+            meter: Measures what advice did; None without advice.
+            follow_end: The environment step at which a followed adviser is left: an episode that begins from
+                then on has none. None: it never is.
+        """
+        self.envs, self.policy, self.replay, self.metrics = envs, policy, replay, metrics
+        self.skills, self.meter, self.follow_end = skills, meter, follow_end
+        self.carry = policy.agent.initial(envs.num_envs)
+        envs.reset()
+
+    def step(self) -> list[Episode]:
+        """Step every environment once.
+
+        Returns:
+            The episodes that ended with the step.
+        """
+        envs, obs = self.envs, self.envs.observation
+        carry, decision = self.policy(
+            self.carry, obs, envs.states() if envs.remember else (), envs.transitions
+        )
+        if self.replay is not None:
+            self.replay.add(self._replay_row(obs, decision), carry.latent)
+        if self.meter is not None:
+            self.meter.add(decision, obs["is_last"].tolist())
+        taken = one_hot(decision.action, envs.num_actions, torch.float32).mean(0)
+        self.metrics.add({"policy/action_histogram": taken})
+        self._leave_adviser(obs)
+        self.carry = carry
+        self.skills.before(obs["is_first"].tolist())
+        after = envs.step(decision.action.cpu().numpy())
+        self.skills.after((~obs["is_last"]).tolist(), after["is_last"].tolist())
+        return envs.pop_episodes()
+
+    def _replay_row(self, obs: Obs, decision: Decision) -> dict[str, torch.Tensor]:
+        """What the replay keeps of a step besides the latent: column -> (N, ...)."""
+        row = {f"obs/{k}": torch.from_numpy(obs[k]) for k in self.envs.obs_spec}
+        row |= {k: torch.from_numpy(obs[k]) for k in (*FLAGS, "reward")}
+        row |= {"success": torch.from_numpy(self.envs.won()), "action": decision.action}
+        if decision.mixed is not None and decision.prior is not None:
+            prior, mixed = decision.prior, decision.mixed
+            row |= {"prior": prior.logits, "mask": prior.mask}
+            row |= {"confidence": prior.confidence, "source": prior.source}
+            row |= {"beta": mixed.beta, "temperature": mixed.temperature}
+        return row
+
+    def _leave_adviser(self, obs: Obs) -> None:
+        """From `follow_end` on, an episode that begins has no adviser."""
+        if self.follow_end is not None and self.envs.transitions >= self.follow_end:
+            for i, begins in enumerate(obs["is_first"].tolist()):
+                if begins:
+                    self.envs.advisers[i] = "none"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors (N, ...); the gate's latch and the critic's value are None without advice."""
+        return {
+            "deter": self.carry.latent.deter,
+            "stoch": self.carry.latent.stoch,
+            "prev_action": self.carry.prev_action,
+            "latched": self.carry.latched,
+            "value": self.carry.value,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`, on the agent's device."""
+        device = self.policy.agent.device
+        deter, stoch, action = (state[name].to(device) for name in ("deter", "stoch", "prev_action"))
+        latched, value = (None if state[k] is None else state[k].to(device) for k in ("latched", "value"))
+        self.carry = Carry(Latent(deter, stoch), action, latched, value)
