@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lore.config.options import Agent, Size
+from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 
-SIZE = Size(deter=32, hidden=8, classes=4, units=8, depth=2, stoch=4, blocks=4)
-OPTIONS = Agent(horizon=3, lr=1e-3, warmup=2, bins=31)
+SIZE = SizeOptions(deter=32, hidden=8, classes=4, units=8, depth=2, stoch=4, blocks=4)
+OPTIONS = AgentOptions(horizon=3, lr=1e-3, warmup=2, bins=31)
 """Size and options of the run that gave parity.npz; what is not named is the default of both codes."""
 
 
@@ -28,7 +28,7 @@ def _pairs(agent: DreamerV3Agent) -> list[tuple[str, str, nn.Module]]:
         ("dyn/obs0", "dyn/obs0norm", rssm.posterior_hidden),
         ("dyn/obslogit", "", rssm.posterior_logits),
     ]
-    out += _layers(rssm.prior_net, "dyn/prior{}", "dyn/prior{}norm", "dyn/priorlogit")
+    out += _layers(rssm.dynamics_predictor, "dyn/prior{}", "dyn/prior{}norm", "dyn/priorlogit")
     out += _layers(world.encoder.mlp, "enc/mlp{}", "enc/mlp{}norm", "")
     out += _layers(world.decoder.mlp, "dec/mlp/linear{}", "dec/mlp/norm{}", "")
     out += [("dec/vec/cell/logits", "", world.decoder.heads["cell"])]
