@@ -53,10 +53,10 @@ def test_a_plan_is_a_program_and_beats_a_policy_even_a_wrong_one():
 def test_a_wrong_plan_is_an_error_whatever_the_policy_says():
     with pytest.raises(BadAnswer) as caught:
         parse_answer(text(plan="goto(yellow key); fly(north)"), ACTIONS)
-    assert (caught.value.kind, caught.value.plan_kind) == ("bad_plan", "unknown_word")
+    assert caught.value.kind == "bad_plan" and "unknown_word" in str(caught.value)
     with pytest.raises(BadAnswer) as caught:
         parse_answer(text(plan="goto(" * 900), ACTIONS)
-    assert (caught.value.kind, caught.value.plan_kind) == ("bad_plan", "too_long")
+    assert caught.value.kind == "bad_plan" and "too_long" in str(caught.value)
 
 
 @pytest.mark.parametrize("plan", [None, "", "  \n"])

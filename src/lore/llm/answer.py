@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lore.base.secrets import mask_values
 from lore.llm.plans.language import BadPlan, Program, parse
 
 ANSWER_VERSION = "1"  # raise it when the schema or its meaning changes: stored answers are filed under it
@@ -39,12 +40,11 @@ KINDS = (
 
 
 class BadAnswer(ValueError):
-    """An answer that cannot be used. kind: of KINDS. plan_kind: of a bad_plan, what the DSL calls it."""
+    """An answer that cannot be used. kind: of KINDS."""
 
-    def __init__(self, kind: str, message: str, plan_kind: str | None = None) -> None:
+    def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind = kind
-        self.plan_kind = plan_kind
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def parse_answer(text: str, actions: tuple[str, ...]) -> Answer:
 
 def clean(text: str, limit: int) -> str:
     """Foreign text for people to read: one line of printable characters, at most `limit` of them."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 10 * limit])
+    shown = mask_values(text[: 10 * limit])  # a model may echo the key
+    printable = "".join(c if c.isprintable() else " " for c in shown)
     line = " ".join(printable.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -167,7 +168,7 @@ def _program(plan: str) -> Program:
     try:
         return parse(plan)
     except BadPlan as error:
-        raise BadAnswer("bad_plan", clean(str(error), WHY_CHARS), error.kind) from None
+        raise BadAnswer("bad_plan", clean(str(error), WHY_CHARS)) from None
 
 
 def _name(value: object) -> str:

@@ -33,13 +33,17 @@ from tests.llm.fakes import (
     room,
 )
 
+from lore.base.errors import BadInput
 from lore.base.types import Thing
 from lore.llm import prompt
 from lore.llm.answer import KINDS
 from lore.llm.asking import asker as asking
-from lore.llm.asking.asker import Asked, Asker
+from lore.llm.asking import stored_answers
+from lore.llm.asking.asker import Asker
 from lore.llm.asking.cache import AnswerCache
 from lore.llm.asking.ledger import SweepLedger
+from lore.llm.asking.question import Asked, Question
+from lore.llm.asking.sender import EXTRA_TOKENS, MAY_HAVE_ANSWERED
 from lore.llm.providers import FAILURES, ProviderError, Reply
 
 BAD_TEXT = {
@@ -118,7 +122,7 @@ def test_nothing_is_used_that_is_not_on_the_disk(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="disk full"):
         asker.ask(question())
     assert not asker.failures and asker.counts["provider_calls"] == 0
-    assert asker.cache is not None and asker._look_up(question().request) is None
+    assert asker._stored.find(question().request) == (None, 0)
 
 
 def test_budget_total_is_charged_by_the_ask_whoever_serves_it(tmp_path: Path) -> None:
@@ -159,10 +163,10 @@ def test_a_plan_is_stored_for_its_kind_of_situation_and_a_policy_for_its_own(tmp
     for text, hit in ((plan("pickup(key)"), True), (LEFT, False)):
         folder = tmp_path / str(hit)
         first = make_asker(folder / "a", FakeProvider([text]), cache=cached(folder))
-        first.ask(asking.Question(here, 0, 0, "novelty"))
+        first.ask(Question(here, 0, 0, "novelty"))
         provider = FakeProvider([text])
         second = make_asker(folder / "b", provider, cache=cached(folder))
-        assert second.ask(asking.Question(there, 0, 0, "novelty")).outcome == "answered"
+        assert second.ask(Question(there, 0, 0, "novelty")).outcome == "answered"
         assert (provider.asked == []) == hit
 
 
@@ -175,11 +179,11 @@ def test_another_model_prompt_answer_form_or_action_set_never_gets_an_old_answer
         return len(provider.asked)
 
     assert [calls("first"), calls("same"), calls("model", "two")] == [1, 0, 1]
-    for module, name in ((asking, "PROMPT_VERSION"), (asking, "ANSWER_VERSION")):
+    for name in ("PROMPT_VERSION", "ANSWER_VERSION"):
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, "another")
+            patch.setattr(stored_answers, name, "another")
             assert calls(name) == 1
-    assert asking.PROMPT_VERSION == prompt.PROMPT_VERSION
+    assert stored_answers.PROMPT_VERSION == asking.PROMPT_VERSION == prompt.PROMPT_VERSION
     assert calls("again") == 0
 
 
@@ -198,7 +202,7 @@ def test_dollars_are_reserved_before_sending_for_every_try(tmp_path: Path) -> No
 
 def test_tokens_are_reserved_at_max_tokens_and_the_whole_prompt_for_every_try(tmp_path: Path) -> None:
     asked = question(max_tokens=50)
-    bound = 2 * (50 + len((asked.request.system + asked.request.prompt).encode()) + asking.EXTRA_TOKENS)
+    bound = 2 * (50 + len((asked.request.system + asked.request.prompt).encode()) + EXTRA_TOKENS)
     for tokens, outcome in ((bound - 1, "budget"), (bound, "answered")):
         asker = make_asker(tmp_path / str(tokens), FakeProvider(), tokens=tokens, retries=1)
         assert asker.ask(asked).outcome == outcome
@@ -213,7 +217,7 @@ def test_the_reservation_is_held_while_the_provider_works(tmp_path: Path, gate: 
     assert asker.budget.can_reserve(0.14, 0)
 
 
-@pytest.mark.parametrize("kind", asking.PAID_UNKNOWN)
+@pytest.mark.parametrize("kind", MAY_HAVE_ANSWERED)
 def test_where_a_model_may_have_answered_the_whole_reservation_is_booked(kind: str, tmp_path: Path) -> None:
     asker = make_asker(tmp_path, FakeProvider([ProviderError(kind), reply(LEFT, 0.01)]), usd=1.0, retries=1)
     asker.ask(question())
@@ -325,7 +329,7 @@ def test_a_price_that_is_no_price_is_booked_at_its_bound(usd: Any, tmp_path: Pat
 def test_counts_that_are_none_are_booked_at_their_bound(tokens: Any, tmp_path: Path) -> None:
     asker = make_asker(tmp_path, FakeProvider([reply(LEFT, 0.01, tokens)]), tokens=10**6, retries=0)
     assert asker.ask(question()).outcome == "answered"
-    assert asker.budget.tokens == asker._bounds(question().request)[1]
+    assert asker.budget.tokens == asker._sender.bounds(question().request)[1]
 
 
 def test_no_ask_takes_longer_than_its_deadline_whatever_the_provider_does(
@@ -392,14 +396,20 @@ def test_an_open_breaker_holds_no_stored_answer_back_and_a_stored_one_does_not_c
     ]
 
 
-def test_a_bad_stored_answer_is_no_failure_of_the_provider(tmp_path: Path) -> None:
-    asker = make_asker(tmp_path, FakeProvider(), failures=1, cache=cached(tmp_path))
-    asked = question()
-    assert asker.cache is not None
-    asker.cache.put(asker._name(asked.request.key, asked.request), "junk", {})
-    assert asker.ask(asked).outcome == "failed"
-    assert asker.failures == {"not_json": 1} and asker.breaker.openings == 0
-    assert asker.ask(question(1, 1)).outcome == "answered"
+def test_a_stored_text_that_is_no_answer_is_a_counted_miss_and_said_once(tmp_path: Path) -> None:
+    """Its checksum fits, so the file is not damaged: somebody wrote it. The provider is asked instead."""
+    said: list[str] = []
+    asker = make_asker(tmp_path, FakeProvider(), cache=AnswerCache(tmp_path / "a.sqlite", said.append))
+    cache = cached(tmp_path, "a.sqlite")
+    for number in range(3):
+        asked = question(number).request
+        cache.put(asker._stored._name(asked.key, asked), "junk", {})
+        cache.put(asker._stored._name(asked.plan_key, asked), LEFT, {})  # weights in the place of a plan
+        assert asker.ask(question(number, number)).outcome == "answered"
+    assert asker.failures == {"bad_cache_entry": 6} and asker.breaker.openings == 0
+    assert (asker.counts["provider_calls"], asker.counts["cached"]) == (3, 0)
+    assert len(said) == 1 and "no answer" in said[0] and "a.sqlite" in said[0]
+    assert [record["failures"] for record in records(asker)] == [["bad_cache_entry"] * 2] * 3
 
 
 # asking in the background
@@ -459,7 +469,7 @@ def test_a_resumed_run_needs_no_cache_for_what_the_cache_served(tmp_path: Path) 
 def test_a_journal_of_another_run_is_an_error_that_names_the_file(other: Any, tmp_path: Path) -> None:
     make_asker(tmp_path, FakeProvider()).ask(question(0, 5))
     asker = make_asker(tmp_path, FakeProvider())
-    with pytest.raises(RuntimeError, match=r"llm\.jsonl"):
+    with pytest.raises(BadInput, match=r"llm\.jsonl"):
         asker.ask(other)
 
 
@@ -471,7 +481,7 @@ def test_a_journal_of_another_model_or_version_is_an_error_too(
     if change != "model":
         monkeypatch.setattr(asking, change, "another")
     asker = make_asker(tmp_path, FakeProvider(model="two" if change == "model" else "one"))
-    with pytest.raises(RuntimeError, match=r"llm\.jsonl"):
+    with pytest.raises(BadInput, match=r"llm\.jsonl"):
         asker.ask(question(0, 5))
 
 

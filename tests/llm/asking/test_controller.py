@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from tests.llm.asking.test_asker import BAD_TEXT, cached
 from tests.llm.fakes import ACTIONS, LEFT, FakeProvider, make_asker, plan, policy, records, reply, room
 
+from lore.base.errors import BadInput
 from lore.base.types import SOURCES, GridState, Prior, Thing
 from lore.config.options import EnvOptions
 from lore.envs import make_vec
@@ -621,7 +622,7 @@ def test_a_journal_of_another_run_is_refused_by_name(runs: list[Run], tmp_path: 
     run, other = runs[0], runs[2]
     journal = (other.folder / "llm.jsonl").read_bytes()
     controller, _ = again(run, 0, tmp_path / "again", journal)
-    with pytest.raises(RuntimeError, match=r"again/llm\.jsonl"):
+    with pytest.raises(BadInput, match=r"again/llm\.jsonl"):
         compare(controller, run, 0)
 
 

@@ -22,13 +22,23 @@ class Breaker:
         self._resume: int | None = None  # environment step of the next trial; None: closed
         self._trial = False  # a trial is under way
 
+    def would_allow(self, env_step: int) -> bool:
+        """Whether `allow` would say yes; nothing changes.
+
+        Args:
+            env_step: environment step of the run.
+
+        Returns:
+            True where an ask may go now.
+        """
+        return self._resume is None or env_step >= self._resume
+
     def allow(self, env_step: int) -> bool:
         """Whether an ask may go now. Call it right before sending: a yes while open begins the trial."""
-        if self._resume is None:
-            return True
-        if env_step < self._resume:
+        if not self.would_allow(env_step):
             return False
-        self._trial, self._resume = True, env_step + self.pause
+        if self._resume is not None:
+            self._trial, self._resume = True, env_step + self.pause
         return True
 
     def success(self) -> None:

@@ -26,7 +26,10 @@ from lore.base.errors import BadInput
 OPTION = "llm.cache"
 TIMEOUT_S = 10.0  # longest wait for another process that writes
 _TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL)"
-_GET = "SELECT CAST(answer AS BLOB) FROM answers WHERE key = ?"
+LARGEST = 8 << 20  # bytes of an entry: a reply has at most 1 MiB, JSON up to six bytes a character
+BAD_ENTRY = "bad_cache_entry"  # name of the failure where an entry is no answer, although its checksum fits
+_GET = f"SELECT CAST(substr(CAST(answer AS BLOB), 1, {LARGEST + 1}) AS BLOB) FROM answers WHERE key = ?"
+_PROGRAMS = "SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"
 _PUT = "INSERT OR IGNORE INTO answers VALUES (?, ?)"
 _SMALLEST = 512  # bytes of the smallest database that holds a table
 T = TypeVar("T")
@@ -54,18 +57,16 @@ class AnswerCache:
 
     A damaged file is renamed to NAME.corrupt-TIME and an empty one takes its place, which is said. Any other
     failure (disk full, locked for TIMEOUT_S) costs that one answer: counted in `errors` by SQLite's name for
-    it, and said the first time. Neither stops training.
-
-    read_only: `put` does nothing, and no file is made or renamed (SQLite itself may lay its -shm and an empty
-    -wal beside the file). A missing or damaged file serves nothing, which is said.
+    it, and said the first time; so is an entry that is no answer although its checksum fits, under
+    BAD_ENTRY. None of these stops training.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None], read_only: bool = False) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         """say: takes a line for the user. Raises BadInput where `path` cannot be a cache at all."""
-        self.path, self.read_only, self._say = path.absolute(), read_only, say
+        self.path, self._say = path.absolute(), say
         self.errors: Counter[str] = Counter()
         self._inode = 0
-        self._db = self._open()
+        self._db: sqlite3.Connection | None = self._open()
 
     def get(self, key: str) -> CachedAnswer | None:
         """The answer of `key`, exactly as it was put, or None."""
@@ -74,8 +75,17 @@ class AnswerCache:
     def put(self, key: str, text: str, meta: Mapping[str, Any]) -> None:
         """Store an answer, unless `key` has one. Raises TypeError or ValueError for what JSON cannot hold."""
         blob = _pack(key, text, meta)
-        if not self.read_only:
-            self._try(lambda db: _rows(db, _PUT, key, blob))
+        self._try(lambda db: _rows(db, _PUT, key, blob))
+
+    def refuse_entry(self, why: str) -> None:
+        """Count an entry that cannot be used, and say so the first time.
+
+        Args:
+            why: what is wrong with it.
+        """
+        self.errors[BAD_ENTRY] += 1
+        if self.errors[BAD_ENTRY] == 1:
+            self._say(f"{OPTION}: {self.path}: {why}; the adviser is asked instead (said once)")
 
     def close(self) -> None:
         """Close the file: every `get` is then a miss. A second call does nothing."""
@@ -91,6 +101,9 @@ class AnswerCache:
                 return action(self._db)
             except _Damaged as damage:
                 self._replace(damage)
+            except _BadEntry as bad:
+                self.refuse_entry(f"an entry is no answer ({bad})")
+                break
             except sqlite3.DatabaseError as error:
                 self._count(error)
                 break
@@ -101,39 +114,26 @@ class AnswerCache:
         if self.errors[error.sqlite_errorname] == 1:
             self._say(f"{OPTION}: {self.path}: {error}; going on without this answer (said once)")
 
-    def _open(self) -> sqlite3.Connection | None:
+    def _open(self) -> sqlite3.Connection:
         try:
-            return self._open_to_read() if self.read_only else self._open_or_begin()
+            return self._open_or_begin()
         except (OSError, sqlite3.DatabaseError) as error:
             raise BadInput(OPTION, f"{str(self.path)!r} cannot be used ({error})") from error
-
-    def _open_to_read(self) -> sqlite3.Connection | None:
-        if not self.path.exists():
-            self._say(f"{OPTION}: {self.path} does not exist; no answer comes from it")
-            return None
-        try:
-            return _connect(self.path, _read_mode(self.path))
-        except _Damaged as damage:
-            self._say(f"{OPTION}: {self.path} is damaged ({damage}); no answer comes from it")
-            return None
 
     def _open_or_begin(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(self.path.parent):
             try:
-                db = _connect(self.path, "mode=rwc")
+                db = _connect(self.path)
             except _Damaged as damage:
                 self._set_aside(damage)
-                db = _connect(self.path, "mode=rwc")
+                db = _connect(self.path)
             self._inode = self.path.stat().st_ino
         return db
 
     def _replace(self, damage: _Damaged) -> None:
         """Go on with an empty file, or the one that another process put in the place of the damaged one."""
         self.close()
-        if self.read_only:
-            self._say(f"{OPTION}: {self.path} is damaged ({damage}); no more answers come from it")
-            return
         try:
             with _alone(self.path.parent):
                 if self.path.exists() and self.path.stat().st_ino == self._inode:
@@ -166,29 +166,29 @@ def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[tuple[Any, 
         raise
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+class _BadEntry(Exception):
+    """An entry was written with a right checksum, but it is no answer."""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     if path.is_file() and path.stat().st_size < _SMALLEST:
         raise _Damaged(f"it has only {path.stat().st_size} bytes")
-    db = sqlite3.connect(f"{path.as_uri()}?{mode}", timeout=TIMEOUT_S, isolation_level=None, uri=True)
+    db = sqlite3.connect(f"{path.as_uri()}?mode=rwc", timeout=TIMEOUT_S, isolation_level=None, uri=True)
     try:
-        if mode == "mode=rwc":
-            if _rows(db, "PRAGMA journal_mode=WAL") != [("wal",)]:
-                raise OSError("SQLite has no WAL there: a network file system? Name a local disk")
-            _rows(db, "PRAGMA synchronous=NORMAL")  # a power cut may cost the last answers, never the file
-            _rows(db, "BEGIN IMMEDIATE")  # fails here, not at the first put, where it cannot be written
-            _rows(db, _TABLE)
-            _rows(db, "COMMIT")
+        _rows(db, "PRAGMA trusted_schema=OFF")  # the file may come from somebody else
+        if _rows(db, "PRAGMA journal_mode=WAL") != [("wal",)]:
+            raise OSError("SQLite has no WAL there: a network file system? Name a local disk")
+        _rows(db, "PRAGMA synchronous=NORMAL")  # a power cut may cost the last answers, never the file
+        _rows(db, "BEGIN IMMEDIATE")  # fails here, not at the first put, where it cannot be written
+        _rows(db, _TABLE)
+        _rows(db, "COMMIT")
+        if _rows(db, _PROGRAMS):
+            raise OSError("it holds views or triggers, which no cache of ours has")
         _rows(db, _GET, "")
     except (OSError, sqlite3.DatabaseError, _Damaged):
         db.close()
         raise
     return db
-
-
-def _read_mode(path: Path) -> str:
-    """Readers lock through a -shm file; where none can be made, nobody writes either."""
-    can_lock = os.access(path.parent, os.W_OK) or _beside(path, "-shm").exists()
-    return "mode=ro" if can_lock else "immutable=1"
 
 
 def _beside(path: Path, end: str) -> Path:
@@ -201,14 +201,24 @@ def _pack(key: str, text: str, meta: Mapping[str, Any]) -> bytes:
 
 
 def _unpack(key: str, rows: list[tuple[Any, ...]]) -> CachedAnswer | None:
-    """What `_pack` made for this key, or None without a row. Raises _Damaged where a byte has changed."""
+    """What `_pack` made for this key, or None without a row.
+
+    Raises _Damaged where a byte has changed, _BadEntry where something else than an answer was written.
+    """
     if not rows:
         return None
     blob = rows[0][0] or b""
+    if len(blob) > LARGEST:
+        raise _BadEntry(f"it has more than {LARGEST} bytes")
     if blob[:4] != _checksum(key, blob[4:]):
         raise _Damaged("an answer differs from its checksum")
-    text, meta = json.loads(blob[4:])
-    return CachedAnswer(text, meta)
+    try:
+        entry = json.loads(blob[4:])
+    except (ValueError, RecursionError) as error:
+        raise _BadEntry(f"not JSON: {type(error).__name__}") from None
+    if not isinstance(entry, list) or [type(part) for part in entry] != [str, dict]:
+        raise _BadEntry("not a text with its circumstances")
+    return CachedAnswer(*entry)
 
 
 def _checksum(key: str, answer: bytes) -> bytes:

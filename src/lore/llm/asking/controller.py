@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lore.base.types import SOURCES, GridState, Prior
 from lore.llm.answer import Answer
-from lore.llm.asking.asker import Asked, Asker, Question
+from lore.llm.asking.asker import Asker
+from lore.llm.asking.question import Asked, Question
 from lore.llm.asking.triggers import Boundary, Triggers
 from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import parse
@@ -185,7 +186,7 @@ class LLMController:
             None if optimal is None else lambda: optimal,  # of this moment, whenever it is answered
         )
         asked = asker.ask(Question(request, env_step, i, fired[0] if fired else "uncovered"))
-        if asked.outcome not in ("budget", "sweep_budget", "breaker", "busy"):
+        if asked.outcome not in ("budget", "sweep_budget", "breaker", "paused", "busy"):
             self._last_ask = env_step
         if asked.answer is None:
             return None, asked.outcome
