@@ -114,6 +114,8 @@ class Books:
         ended = batch["polls"] > 1
         batch["polls"] += 1
         counts = dict.fromkeys(("canceled", "errored", "expired", "succeeded"), 0)
+        if any("BATCH elsewhere" in str(item["params"]["messages"]) for item in batch["requests"]):
+            url = url.replace("127.0.0.1", "localhost")  # another host, where the same server listens
         return {
             "id": name,
             "type": "message_batch",
@@ -384,6 +386,13 @@ FAULTS: dict[str, Callable[[Handler], None]] = {
     "refusal": ok({**GOOD, "content": [], "stop_reason": "refusal"}),
     "max_tokens": ok({**GOOD, "stop_reason": "max_tokens"}),
     "echo_key": lambda h: h.error(401, f"the key {KEY} is not valid"),
+    "echo_key_in_answer": ok(
+        {
+            **GOOD,
+            "content": [{"type": "text", "text": json.dumps({"why": KEY, "plan": "left", "confidence": 1})}],
+        }
+    ),
+    "busy": status(429, retry_after="60"),
 }
 
 

@@ -131,7 +131,7 @@ def _values() -> frozenset[str]:
 
 @lru_cache(maxsize=8)
 def _pattern(values: frozenset[str]) -> re.Pattern[str] | None:
-    """Matches each value, also where JSON writes some of its characters as \\uXXXX."""
+    """Matches each value, also where JSON writes some of its characters as \\uXXXX, or behind a backslash."""
     if not values:
         return None
     longest_first = sorted(values, key=len, reverse=True)
@@ -139,4 +139,5 @@ def _pattern(values: frozenset[str]) -> re.Pattern[str] | None:
 
 
 def _character(c: str) -> str:
-    return rf"(?:{re.escape(c)}|\\u(?i:{ord(c):04x}))"
+    escaped = rf"\\{re.escape(c)}|" if c in '"\\/' else ""
+    return rf"(?:{escaped}{re.escape(c)}|\\u(?i:{ord(c):04x}))"

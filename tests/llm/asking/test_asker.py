@@ -534,6 +534,191 @@ def test_what_a_thread_brings_after_a_load_is_no_answer_to_the_next_question(
     assert answer is not None and answer.weights == (1, 0, 0, 0, 0, 0, 0)
 
 
+# the server's pause
+
+
+class Clock:
+    """Seconds since 1970, as a test sets them."""
+
+    def __init__(self, now: float = 1e9):
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+PAUSE_OF_60_S = ProviderError("rate_limited", retry_after_s=60.0)
+
+
+def test_the_servers_pause_holds_between_asks(tmp_path: Path) -> None:
+    """Ten questions in 2.5 seconds were ten requests: now they are one."""
+    clock, lines = Clock(), list[str]()
+    provider = FakeProvider([PAUSE_OF_60_S, LEFT])
+    asker = make_asker(tmp_path, provider, total=50, said=lines, retries=1, clock=clock)
+    outcomes = []
+    for step in range(10):
+        outcomes.append(asker.ask(question(step, step)).outcome)
+        clock.now += 0.25
+    assert outcomes == ["failed"] + ["paused"] * 9
+    assert (len(provider.asked), asker.budget.asks, len(records(asker))) == (1, 1, 1)
+    assert len(lines) == 1 and "60 s" in lines[0]
+    clock.now += 57.4
+    assert asker.ask(question(10, 10)).outcome == "paused"
+    clock.now += 0.2
+    assert asker.ask(question(11, 11)).outcome == "answered"
+    assert asker.ask(question(12, 12)).outcome == "answered"  # its answer asked for no further pause
+
+
+def test_a_pause_holds_no_stored_answer_back(tmp_path: Path) -> None:
+    make_asker(tmp_path / "a", FakeProvider(), cache=cached(tmp_path)).ask(question(7))
+    asker = make_asker(tmp_path / "b", FakeProvider([PAUSE_OF_60_S]), cache=cached(tmp_path))
+    outcomes = [asker.ask(question(n, step)).outcome for step, n in enumerate((0, 7, 1))]
+    assert outcomes == ["failed", "answered", "paused"]
+
+
+@pytest.mark.parametrize(("asked_s", "held_s"), [(10.0, 10.0), (3600.0, 3600.0), (1e12, 3600.0)])
+def test_a_pause_lasts_an_hour_at_most(asked_s: float, held_s: float, tmp_path: Path) -> None:
+    clock = Clock()
+    provider = FakeProvider([ProviderError("overloaded", retry_after_s=asked_s), LEFT])
+    asker = make_asker(tmp_path, provider, retries=0, clock=clock)
+    asker.ask(question(0, 0))
+    clock.now += held_s - 0.5
+    assert asker.ask(question(1, 1)).outcome == "paused"
+    clock.now += 1.0
+    assert asker.ask(question(2, 2)).outcome == "answered"
+
+
+def test_a_clock_that_is_set_back_makes_no_pause_longer_than_it_may_be(tmp_path: Path) -> None:
+    clock = Clock()
+    asker = make_asker(tmp_path, FakeProvider([PAUSE_OF_60_S, LEFT]), retries=0, clock=clock)
+    asker.ask(question(0, 0))
+    clock.now -= 1e6
+    assert asker.ask(question(1, 1)).outcome == "answered"
+
+
+def test_a_resumed_run_keeps_a_pause_that_still_lasts(tmp_path: Path) -> None:
+    clock = Clock()
+    asker = make_asker(tmp_path, FakeProvider([PAUSE_OF_60_S]), retries=0, clock=clock)
+    start = asker.state_dict()
+    asker.ask(question(0, 0))
+    for state, first in ((start, 0), (asker.state_dict(), 1)):
+        clock.now = 1e9 + 30.0
+        provider = FakeProvider()
+        again = resumed(state, tmp_path, provider, retries=0, clock=clock)
+        outcomes = [again.ask(question(n, n)).outcome for n in range(first, 3)]
+        assert outcomes == ["failed", "paused", "paused"][first:] and provider.asked == []
+    clock.now = 1e9 + 61.0
+    assert again.ask(question(3, 3)).outcome == "answered"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_replay_does_not_look_at_the_clock(seed: int, wait: bool, tmp_path: Path) -> None:
+    """Pauses of random length, steps of random length; the resumed run's clock tells any time at all."""
+    draw, clock = random.Random(seed), Clock()
+    said = [
+        *[ProviderError("rate_limited", retry_after_s=draw.uniform(2, 20)) for _ in range(4)],
+        ProviderError("http_400"),
+        LEFT,
+    ]
+    script = [draw.choice(said) for _ in range(60)]
+    options: dict[str, Any] = {"total": 30, "failures": 3, "pause": 6, "retries": 0, "wait": wait}
+
+    def step(asker: Asker, number: int) -> list[Any]:
+        arrived, asked = asker.arrivals(number), asker.ask(question(number, number))
+        return [(one.outcome, one.answer) for one in (arrived, asked) if one is not None]
+
+    asker = make_asker(tmp_path, FakeProvider(script), clock=clock, **options)
+    states, whole = [], []
+    for number in range(60):
+        states.append(json.loads(json.dumps(asker.state_dict())))
+        whole.append(step(asker, number))
+        end = time.monotonic() + 10
+        while asker._open and not asker._result and time.monotonic() < end:
+            time.sleep(0.001)
+        clock.now += draw.uniform(0, 3)
+    assert {"paused", "failed"} <= {outcome for pair in whole for outcome, _ in pair}
+    last = json.loads((tmp_path / "llm.jsonl").read_text().splitlines()[-1])["env_step"]
+    for moment in draw.sample(range(last), 8):
+        provider = FakeProvider([LEFT])
+        again = resumed(
+            states[moment], tmp_path, provider, clock=Clock(draw.choice([0.0, 1e9, 2e9])), **options
+        )
+        assert [step(again, number) for number in range(moment, last + 1)] == whole[moment : last + 1]
+        assert provider.asked == []
+
+
+def test_a_checkpoint_from_before_there_were_pauses_is_read(tmp_path: Path) -> None:
+    asker = make_asker(tmp_path, FakeProvider())
+    state = asker.state_dict()
+    del state["pause_until"]
+    assert resumed(state, tmp_path, FakeProvider()).ask(question()).outcome == "answered"
+
+
+# what was never sent
+
+
+class Unready(FakeProvider):
+    """Its client cannot be built, until `ready`."""
+
+    ready = False
+
+    def prepare(self) -> None:
+        if not self.ready:
+            raise ProviderError("no_client", "ValueError; look at ALL_PROXY")
+
+
+def test_what_cannot_be_sent_costs_nothing_and_is_said_once(tmp_path: Path) -> None:
+    ledger, lines, provider = SweepLedger(tmp_path / "ledger.sqlite", 5), list[str](), Unready()
+    asker = make_asker(
+        tmp_path, provider, usd=1.0, tokens=10**6, ledger=ledger, said=lines, failures=100, retries=3
+    )
+    assert {asker.ask(question(n, n)).outcome for n in range(70)} == {"failed"}
+    assert asker.failures == {"no_client": 70} and provider.asked == []
+    assert (asker.budget.usd, asker.budget.tokens, ledger.used()) == (0.0, 0, 0)
+    assert asker.counts["provider_calls"] == 0
+    assert len(lines) == 1 and "ALL_PROXY" in lines[0]
+    provider.ready = True
+    assert asker.ask(question(70, 70)).outcome == "answered"
+    assert ledger.used() == asker.counts["provider_calls"] == 1
+
+
+def test_a_bug_before_sending_costs_nothing_either(tmp_path: Path) -> None:
+    provider = Unready()
+    provider.prepare = lambda: [][1]  # type: ignore[method-assign]
+    asker = make_asker(tmp_path, provider, usd=1.0)
+    assert asker.ask(question()).outcome == "failed"
+    assert asker.failures == {"bug_IndexError": 1} and asker.budget.usd == 0.0
+
+
+# secrets that come back
+
+
+def test_a_key_that_an_adviser_echoes_reaches_no_file_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = 'MARKED"\\é-0123456789'
+    monkeypatch.setenv("SOME_API_KEY", key)
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)
+    for number, word in enumerate((key, escaped, json.dumps(key)[1:-1])):
+        lines, folder = list[str](), tmp_path / str(number)
+        said = [
+            LEFT.replace('"why": ""', f'"why": "it is {word}"'),
+            ProviderError("http_400", f"the key {key} is wrong"),
+            RuntimeError(f"with {key}"),
+            f"{word} {LEFT}",
+        ]
+        cache = AnswerCache(folder / "answers.sqlite", lines.append)
+        asker = make_asker(folder, FakeProvider(said), said=lines, cache=cache, retries=0, failures=2)
+        asked = [asker.ask(question(n, n)) for n in range(4)]
+        assert len({one.outcome for one in asked}) > 1 and lines
+        cache.close()
+        shown = [repr(asked), repr(asker.state_dict()), *lines]
+        shown += [path.read_bytes().decode("latin-1") for path in folder.iterdir()]
+        for text in shown:
+            assert "MARKED" not in text and "\\u004d\\u0041" not in text, text
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_resumed_from_any_moment_it_ends_as_the_uninterrupted_run(seed: int, tmp_path: Path) -> None:
     """Random questions, failures, retries, cache hits, limits and breaker; a checkpoint before every step."""

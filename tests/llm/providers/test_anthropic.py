@@ -12,12 +12,15 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.llm.fakes import make_asker, question
 from tests.llm.messages_server import FAULTS, KEY, serve
 
 from lore.base.errors import BadInput
 from lore.base.types import GridState
 from lore.config.options import LLMOptions, PriceOptions
 from lore.llm.answer import BadAnswer, parse_answer, schema
+from lore.llm.asking.cache import AnswerCache
+from lore.llm.asking.ledger import SweepLedger
 from lore.llm.providers import anthropic
 from lore.llm.providers.anthropic import MAX_BODY, PRICES, AnthropicProvider
 from lore.llm.request import FAILURES, ProviderError, Reply, Request
@@ -158,6 +161,7 @@ WRONG = {
     "http_404": "http_404",
     "http_413": "http_413",
     "http_429": "rate_limited",
+    "busy": "rate_limited",
     "rate_limited_date": "rate_limited",
     "rate_limited_words": "rate_limited",
     "http_500": "server_error",
@@ -191,7 +195,7 @@ WRONG = {
     "max_tokens": "truncated",
     "echo_key": "http_401",
 }
-HARMLESS = {"thinking", "surrogate", "stop_number"}
+HARMLESS = {"thinking", "surrogate", "stop_number", "echo_key_in_answer"}
 
 
 @pytest.mark.parametrize(("fault", "kind"), WRONG.items(), ids=WRONG)
@@ -214,6 +218,85 @@ def test_every_fault_has_its_kind_is_sent_once_and_ends_in_time(server, fault, k
 
 def test_every_fault_of_the_server_is_tested():
     assert set(FAULTS) == set(WRONG) | HARMLESS
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        {"ALL_PROXY": "socks5://me:PW-MARKED-1@127.0.0.1:9"},
+        {"HTTPS_PROXY": "nonsense://me:PW-MARKED-1@127.0.0.1:9"},
+        {"HTTP_PROXY": "http://me:PW-MARKED-1@127.0.0.1:port"},
+        {"http_proxy": "http://me:PW-MARKED-1@\x01"},
+        {"SSL_CERT_FILE": "/no/where/PW-MARKED-1.pem"},
+        {"SSL_CERT_FILE": __file__},
+    ],
+    ids=lambda each: "".join(f"{name}={value[:12]!r}" for name, value in each.items()),
+)
+def test_a_client_that_cannot_be_built_is_said_once_and_costs_nothing(
+    server, monkeypatch, tmp_path, surroundings
+):
+    """Through the whole ask: 70 of them, one line, no dollar, no request, no call of the ledger."""
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_PROXY")
+    ledger, lines = SweepLedger(tmp_path / "ledger.sqlite", 3), []
+    asker = make_asker(
+        tmp_path, provider(server), usd=1.0, ledger=ledger, said=lines, retries=3, failures=1000
+    )
+    server.seen()
+    for number in range(70):
+        assert asker.ask(question(number, number)).outcome == "failed"
+    assert asker.failures == {"no_client": 70} and server.seen() == []
+    assert (asker.budget.usd, asker.budget.tokens, ledger.used(), asker.counts["provider_calls"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    (line,) = lines
+    assert "no_client" in line and next(iter(surroundings)).upper() in line and "MARKED" not in line
+
+
+def test_one_reservation_is_one_request(server, tmp_path):
+    """Redirects, pauses and retries: what arrives is what was taken from the ledger, and paid for."""
+    for fault, retries, sent in (
+        ("redirect_307", 3, 1),
+        ("redirect_308", 3, 1),
+        ("busy", 3, 1),
+        ("http_500", 2, 3),
+    ):
+        ledger = SweepLedger(tmp_path / fault / "ledger.sqlite", 99)
+        asker = make_asker(
+            tmp_path / fault, provider(server, fault), usd=1.0, ledger=ledger, retries=retries, timeout_s=20.0
+        )
+        server.seen()
+        asks = 4 if fault.startswith("redirect") else 1
+        for number in range(asks):
+            assert asker.ask(question(number, number)).outcome == "failed"
+        if fault == "busy":
+            started = time.monotonic()
+            outcomes = {asker.ask(question(number, number)).outcome for number in range(1, 10)}
+            assert outcomes == {"paused"} and time.monotonic() - started < 2.0
+        assert len(server.seen()) == ledger.used() == asker.counts["provider_calls"] == asks * sent
+        assert asker.budget.usd == 0.0
+
+
+def test_results_of_a_batch_are_fetched_from_no_other_host(server):
+    adviser = provider(server)
+    batch = finished(adviser, {"a": request_of("BATCH elsewhere")})
+    server.seen()
+    assert failure(adviser.collect, batch).kind == "redirected"
+    assert [one["path"].endswith("/results") for one in server.seen()] == [False]
+
+
+def test_a_key_echoed_in_an_answer_is_masked_wherever_it_is_kept(server, tmp_path):
+    cache = AnswerCache(tmp_path / "answers.sqlite", print)
+    asker = make_asker(tmp_path, provider(server, "echo_key_in_answer"), cache=cache)
+    asked = asker.ask(question())
+    cache.close()
+    assert asked.answer is not None and asked.answer.why == "[masked]"
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"[masked]" in kept and b"MARKED" not in kept + repr(asker.state_dict()).encode()
 
 
 def test_nobody_listens(server):

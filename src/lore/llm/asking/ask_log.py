@@ -25,7 +25,7 @@ class AskLog:
         try:
             values = self.journal.peek()
             return None if values is None else read_record(values)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             line = self._line()
             raise BadInput(
                 "resume",
@@ -55,8 +55,8 @@ class AskLog:
         then = ", ".join((record.provider, record.prompt_version, record.answer_version))
         return BadInput(
             "resume",
-            f"{self.journal.path}: line {self._line()} is of environment {record.env} at step "
-            f"{record.env_step} ({then}), but this run asks for environment {question.env} at step "
+            f"{self.journal.path}: line {self._line()} is ask {record.ask}, of environment {record.env} "
+            f"at step {record.env_step} ({then}), but this run asks for environment {question.env} at step "
             f"{question.env_step} ({', '.join(self.adviser)}): config, code or file are not those of the "
             f"run it was written by; {RESTORE}",
         )

@@ -197,9 +197,10 @@ class Asker:
     def _arrived(self, env_step: int) -> Asked | None:
         assert self._open is not None
         if self._log.next() is not None:
-            record = self._log.find(self._open[0])
-            if record is None:
-                raise self._log.explain_mismatch(self._open[0])
+            question, number = self._open
+            record = self._log.find(question)
+            if record is None or record.ask not in (0, number):
+                raise self._log.explain_mismatch(question)
             if record.turn > self._looks:
                 return None
             self._log.take()
@@ -211,7 +212,7 @@ class Asker:
     def _close(self, env_step: int, sent: Sent, cached: bool = False) -> Asked:
         """Put what came of the open question on the disk, then use it."""
         assert self._open is not None
-        question = self._open[0]
+        question, number = self._open
         provider, prompt_version, answer_version = self._log.adviser
         record = AskRecord(
             env_step=question.env_step,
@@ -233,6 +234,7 @@ class Asker:
             usd=sent.usd,
             tokens=sent.tokens,
             latency_s=round(sent.latency_s, 4),
+            ask=number,
             pause_until=sent.pause_until,
         )
         self._log.append(record)

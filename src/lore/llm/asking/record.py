@@ -31,7 +31,8 @@ class AskRecord:
     prompt_version, answer_version: who was asked, in which words, and how the answer is read. cached: the
     cache answered. sent: attempts that went out. refused: by the sweep's ledger. failures: of the attempts;
     first, where it was met, bad_cache_entry. text: of the answer. actions: in the order of its weights. usd,
-    tokens: None where they are not known. pause_until: see Sent.
+    tokens: None where they are not known. ask: its number in the run, from 1; 0 in older files.
+    pause_until: see Sent.
     """
 
     env_step: int
@@ -53,6 +54,7 @@ class AskRecord:
     usd: float | None
     tokens: int | None
     latency_s: float
+    ask: int = 0
     pause_until: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
