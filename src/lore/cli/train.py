@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 from lore.base.errors import BadInput, out_of_space
 from lore.base.files import user_path
+from lore.cli import sweep as sweeps
 from lore.cli.arguments import CommandLine, read
 from lore.cli.ending import report_failure, train_to_the_end
-from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, guard, refuse
+from lore.cli.guard import BAD_INPUT, DONE, FAILED, INTERRUPTED, brief, debug, guard, refuse, say_interrupted
 from lore.cli.help import page
 from lore.config import compose as config
 from lore.config.ablations import arm_name
@@ -92,13 +93,16 @@ def _launch(line: CommandLine, typed: list[str]) -> int:
         here = HydraConfig.get()
         folder = Path(here.runtime.output_dir)
         sweep = Path(here.sweep.dir).absolute() if here.mode == RunMode.MULTIRUN else None
-        status = _job(node, folder, [TRAIN, *typed], sweep)
-        if status in (FAILED, BAD_INPUT) and sweep is not None:
-            raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run
+        work = partial(_job, node, folder, [TRAIN, *typed], sweep)
+        helper = sweeps.worker()
+        status = work() if helper is None else helper.run(here.job.num, folder, work)
+        if sweep is not None and (status in (FAILED, BAD_INPUT) or (helper and status == INTERRUPTED)):
+            raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run, or save
         if status != DONE:
             raise SystemExit(status)
 
-    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]):
+    parallel = sweeps.lead() if sweeps.is_parallel(overrides) else nullcontext()
+    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]), parallel:
         return _status_of(job)
 
 
@@ -116,6 +120,8 @@ def _status_of(job: Callable[[], None]) -> int:
         failed = run_folder.failed(Path(error.sweep))
         if failed:
             print(f"{TRAIN}: failed: {', '.join(failed)}; the others are in {error.sweep}", file=sys.stderr)
+        elif error.status == INTERRUPTED:
+            say_interrupted(TRAIN, Path(error.sweep) / "JOB")
         return FAILED if failed else error.status
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else DONE
