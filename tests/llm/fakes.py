@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lore.llm.asking.asker import Asker, Question
 from lore.llm.asking.breaker import Breaker
 from lore.llm.asking.budget import Budget
 from lore.llm.asking.journal import Journal
-from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
+from lore.llm.prompt import GRID_WORDING
 from lore.llm.providers import Reply, Request
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -111,8 +112,8 @@ def room(
 
 
 def request(state: GridState, max_tokens: int = 50, system: str | None = None) -> Request:
-    words = SYSTEM(ACTIONS) if system is None else system
-    return Request(words, describe(state), state, policy_key(state), plan_key(state), ACTIONS, max_tokens)
+    made = GRID_WORDING.make_request(state, ACTIONS, max_tokens)
+    return made if system is None else replace(made, system=system)
 
 
 def question(number: int = 0, env_step: int = 0, env: int = 0, **options: Any) -> Question:

@@ -21,8 +21,8 @@ from lore.envs.privileged.oracle import optimal_actions
 from lore.envs.vector import episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.plans.executor import Executor
-from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
-from lore.llm.providers import Provider, Request, build_provider
+from lore.llm.prompt import GRID_WORDING, plan_key, policy_key
+from lore.llm.providers import Provider, build_provider
 from lore.training.evaluation import wilson_interval
 
 FLOOR = 0.01  # share of the advised distribution that is spread over all actions
@@ -109,9 +109,7 @@ class Follower:
                 return self._answers[key]
         self.played.asks += 1
         see = (lambda: sorted(optimal_actions(self.env) or ())) if self.provider.privileged else None
-        request = Request(
-            SYSTEM(self.actions), describe(state), state, special, general, self.actions, 512, see
-        )
+        request = GRID_WORDING.make_request(state, self.actions, 512, see)
         try:
             answer = parse_answer(self.provider.ask(request).text, self.actions)
         except BadAnswer as error:

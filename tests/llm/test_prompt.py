@@ -25,7 +25,7 @@ from lore.envs.remembered_map import MapMemory
 from lore.llm.answer import parse_answer
 from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import COLORS, KINDS, STATES, STEPS, TESTS, parse
-from lore.llm.prompt import EXAMPLES, NEAREST, PROMPT_VERSION, SYSTEM, describe, plan_key, policy_key
+from lore.llm.prompt import EXAMPLES, NEAREST, PROMPT_VERSION, describe, plan_key, policy_key, write_system
 
 ALL = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 EMPTY, WALL = Thing("empty"), Thing("wall", "grey")
@@ -287,7 +287,7 @@ def test_cost_of_a_step(name):
 
 def test_the_instructions_speak_the_language_of_plans():
     """Every word that they name is one, and but for synonyms every word is named."""
-    text = SYSTEM(ALL)
+    text = write_system(ALL)
     for plan in EXAMPLES.values():
         assert str(parse(plan)) == plan and plan in text
     for step in re.findall(r"\b(\w+)\(T\)", text):
@@ -301,7 +301,7 @@ def test_the_instructions_speak_the_language_of_plans():
 
 
 def test_the_instructions_show_the_answer_that_is_read():
-    text = SYSTEM(ALL[:3])
+    text = write_system(ALL[:3])
     answer, policy = (json.loads(line) for line in re.findall(r"^\s*(\{.*\})$", text, re.MULTILINE))
     assert parse_answer(json.dumps(answer), ALL[:3]).plan is not None
     assert tuple(policy) == ALL[:3]
@@ -310,8 +310,8 @@ def test_the_instructions_show_the_answer_that_is_read():
 
 
 def test_the_instructions_are_short_and_say_nothing_of_the_state():
-    assert len(SYSTEM(ALL)) < 2600 and SYSTEM(ALL) == SYSTEM(ALL) and PROMPT_VERSION
-    assert SYSTEM(ALL[:3]) != SYSTEM(ALL)
+    assert len(write_system(ALL)) < 2600 and write_system(ALL) == write_system(ALL) and PROMPT_VERSION
+    assert write_system(ALL[:3]) != write_system(ALL)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +375,10 @@ def fixed_situations():
 
 
 def test_not_a_character_of_this_prompt_version_has_changed():
-    words = [SYSTEM(ALL), SYSTEM(ALL[:3]), *(text for each in fixed_situations() for text in tell(each))]
+    words = [
+        write_system(ALL),
+        write_system(ALL[:3]),
+        *(text for each in fixed_situations() for text in tell(each)),
+    ]
     assert PROMPT_VERSION == "1" and len(words) > 2000
     assert sha256("\0".join(words).encode()).hexdigest() == PINNED

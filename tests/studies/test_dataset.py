@@ -9,7 +9,7 @@ from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.envs.vector import episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
-from lore.llm.prompt import SYSTEM, describe, plan_key
+from lore.llm.prompt import describe, plan_key, write_system
 from lore.llm.providers import ProviderError, Reply, Request
 from lore.llm.providers.recorded import (
     Prompt,
@@ -102,7 +102,7 @@ def test_export_writes_each_distinct_prompt_once_under_the_id_of_its_content(tmp
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     head, prompts = lines[0], lines[1:]
     actions = tuple(head["actions"])
-    assert head["system"] == SYSTEM(actions) and head["env_id"] == TASK
+    assert head["system"] == write_system(actions) and head["env_id"] == TASK
     assert all("system" not in line for line in prompts)
     assert len({p["prompt"] for p in prompts}) == len(prompts) == counts["distinct_prompts"] > 20
     assert all(p["id"] == prompt_id(head["system"], p["prompt"], actions) for p in prompts)
@@ -121,7 +121,7 @@ def test_the_prompts_are_those_that_a_run_would_send(tmp_path):
     env.reset(seed=episode_seed("train", 0, 1, 0, 0))
     actions = tuple(env.action_names)
     state = env.state
-    name = prompt_id(SYSTEM(actions), describe(state), actions)
+    name = prompt_id(write_system(actions), describe(state), actions)
     assert name in prompts and prompts[name].plan_key == plan_key(state)
 
 
@@ -247,7 +247,9 @@ def test_a_data_set_goes_from_export_to_replay(tmp_path):
     actions = tuple(data.header.actions)
     env = doorkey()
     env.reset(seed=1)
-    request = Request(SYSTEM(actions), prompt.prompt, env.state, prompt.key, prompt.plan_key, actions, 100)
+    request = Request(
+        write_system(actions), prompt.prompt, env.state, prompt.key, prompt.plan_key, actions, 100
+    )
     assert parse_answer(provider.ask(request).text, actions).plan is not None
     found = Exploration(doorkey(), provider, 0)  # a recorded adviser may explore, too
     found.play(200)

@@ -11,7 +11,7 @@ from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import parse
-from lore.llm.prompt import SYSTEM, describe
+from lore.llm.prompt import describe, write_system
 from lore.llm.providers import PROVIDERS, ProviderError, Reply, build_provider
 from lore.studies import probe
 from lore.studies import probe_report as probe_score
@@ -176,14 +176,14 @@ def test_what_is_asked(spy):
     systems = list(dict.fromkeys(request.system for request in spy.asked))
     assert len(spy.asked) == 40 and len(systems) == 4
     names = spy.asked[0].actions
-    assert all(s.startswith(SYSTEM(names)) and s.count("\nAction: ") == 2 for s in systems[:2])
+    assert all(s.startswith(write_system(names)) and s.count("\nAction: ") == 2 for s in systems[:2])
     assert len(systems[2]) < len(systems[0]) / 2
     assert all(request.privileged is None for request in spy.asked)
     assert not {r.prompt for r in spy.asked[:20]} & {r.prompt for r in spy.asked[20:]}
     probe_adviser(
         ProbeOptions(situations=3, examples=0), EnvOptions(id=DOORKEY), Options("spy", privileged=True)
     )
-    assert len(spy.asked) == 6 and spy.asked[0].system == SYSTEM(names)
+    assert len(spy.asked) == 6 and spy.asked[0].system == write_system(names)
     assert set(spy.asked[0].privileged()) <= set(names)
 
 

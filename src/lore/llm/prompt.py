@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 from lore.base.types import STEPS, Cell, GridState, Thing, next_cell
 from lore.llm.plans.language import COLORS
+from lore.llm.request import Wording
 
 PROMPT_VERSION = "1"  # raise it with any change of the words below: stored answers are filed under it
 NEAREST = 8  # of several alike, those that are listed; the rest are counted
@@ -64,15 +65,20 @@ EXAMPLES = {
 """Situation -> a good plan for it."""
 
 
-def SYSTEM(actions: tuple[str, ...]) -> str:
-    """The instructions: one text for all states of a run, so that a provider can keep it in its cache."""
+@lru_cache(maxsize=16)
+def write_system(actions: tuple[str, ...]) -> str:
+    """Write the instructions: one text for all states of a run, so that a provider can keep it in its cache.
+
+    Args:
+        actions: Names, in the order of an answer's weights.
+    """
     policy = ", ".join(f'"{name}": 0' for name in actions)
     examples = "\n".join(f"{situation}: {plan}" for situation, plan in EXAMPLES.items())
     return _SYSTEM.format(policy=policy, examples=examples)
 
 
 def describe(state: GridState) -> str:
-    """The state in words: mission, hand, what is around, seen now and before, and what is unexplored."""
+    """Put a state into words: mission, hand, what is around, seen now and before, and what is unexplored."""
     now: dict[str, list[Cell]] = defaultdict(list)
     before: dict[str, list[Cell]] = defaultdict(list)
     for cell, thing in state.cells.items():
@@ -92,12 +98,15 @@ def describe(state: GridState) -> str:
 
 
 def plan_key(state: GridState) -> str:
-    """Mission, hand, kinds and states of what was seen; colors only where mission or hand have them too."""
+    """Name a kind of situation: mission, hand, kinds and states of what was seen.
+
+    Colors are in it only where the mission or the hand has them too.
+    """
     return f"{state.mission}|{_hand(state)}|{','.join(sorted({label for label, _ in _labels(state)}))}"
 
 
 def policy_key(state: GridState) -> str:
-    """`plan_key`, and a digest of where those things and the walls beside the agent are, as it faces."""
+    """Name one situation: `plan_key`, and a digest of where those things and the walls beside it are."""
     marks = {"unseen": "?", "wall": "#"}
     beside = "".join(marks.get(thing.kind, ".") for _, thing in _around(state))
     places = sorted((label, *relative(state, cell)) for label, cell in _labels(state))
@@ -131,7 +140,7 @@ def _hand(state: GridState) -> str:
 
 
 def relative(state: GridState, cell: Cell) -> Cell:
-    """(cells ahead, cells to the right) of the agent as it faces; behind and left are negative."""
+    """Return how far ahead and how far to the right of the agent a cell is; behind and left are negative."""
     dx, dy = cell[0] - state.position[0], cell[1] - state.position[1]
     fx, fy = STEPS[state.direction]
     return dx * fx + dy * fy, dy * fx - dx * fy
@@ -186,3 +195,7 @@ def _unexplored(state: GridState) -> str:
 def _left(state: GridState) -> str:
     left = state.max_steps - state.step
     return "plenty" if 2 * left > state.max_steps else "some" if 5 * left > state.max_steps else "few"
+
+
+GRID_WORDING = Wording(write_system, describe, plan_key, policy_key)
+"""The words and keys of worlds made of cells, MiniGrid's first of all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lore.base.types import GridState
 
@@ -60,6 +60,47 @@ class Request:
     actions: tuple[str, ...]
     max_tokens: int
     privileged: Callable[[], list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the situations of one family of worlds are put to an adviser, and how its answers are filed.
+
+    system: names of the actions -> the instructions, one text for a whole run. describe: state -> the
+    situation in words. plan_key, policy_key: state -> what a plan and a policy are filed under. All four tell
+    of nothing but what the agent knows, and are the same in every process.
+    """
+
+    system: Callable[[tuple[str, ...]], str]
+    describe: Callable[[Any], str]
+    plan_key: Callable[[Any], str]
+    policy_key: Callable[[Any], str]
+
+    def make_request(
+        self,
+        state: GridState,
+        actions: tuple[str, ...],
+        max_tokens: int,
+        privileged: Callable[[], list[str]] | None = None,
+    ) -> Request:
+        """Put a situation into a request.
+
+        Args:
+            state: What the agent knows.
+            actions: Names, in the order of an answer's weights.
+            max_tokens: Longest answer.
+            privileged: The optimal actions now, for a provider that may see them.
+        """
+        return Request(
+            system=self.system(actions),
+            prompt=self.describe(state),
+            state=state,
+            key=self.policy_key(state),
+            plan_key=self.plan_key(state),
+            actions=actions,
+            max_tokens=max_tokens,
+            privileged=privileged,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +23,10 @@ from lore.config.command_options import ProbeOptions
 from lore.config.options import EnvOptions
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
-from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
+from lore.llm.prompt import GRID_WORDING, describe
 from lore.llm.providers import Named, Provider, ProviderError, Request, build_provider
 from lore.llm.providers.local import CUES
+from lore.llm.request import Wording
 from lore.studies.labelled_situations import Situation, TooFew, action_hit, collect, first_shares, subgoal_of
 from lore.studies.probe_report import Row, figure, measure, yardsticks
 
@@ -36,21 +37,16 @@ A plan is steps joined by ";": goto(T), pickup(T), toggle(T), explore.
 T is [color] [locked] door, key, ball, box or goal."""
 
 
-@dataclass(frozen=True)
-class Wording:
-    """How a situation is put. system: from the action names. describe: from the state."""
-
-    system: Callable[[tuple[str, ...]], str]
-    describe: Callable[[GridState], str]
-
-
 def _brief(state: GridState) -> str:
     """`describe` without surroundings, unexplored places and steps left."""
     dropped = ("Around", "Unexplored", "Steps left")
     return "\n".join(line for line in describe(state).splitlines() if not line.startswith(dropped))
 
 
-WORDINGS = {"full": Wording(SYSTEM, describe), "short": Wording(lambda _: _SHORT, _brief)}
+WORDINGS = {
+    "full": GRID_WORDING,
+    "short": replace(GRID_WORDING, system=lambda _: _SHORT, describe=_brief),
+}
 """full: what training sends. short: a third of it."""
 
 
@@ -164,16 +160,9 @@ def _ask_all(
             system = wording.system(names) + _examples(examples, wording)
             for index, situation in enumerate(situations):
                 row, state = Row(title, number, index), situation.state
-                request = Request(
-                    system=system,
-                    prompt=wording.describe(state),
-                    state=state,
-                    key=policy_key(state),
-                    plan_key=plan_key(state),
-                    actions=names,
-                    max_tokens=options.max_tokens,
-                    privileged=partial(sorted, situation.optimal) if provider.privileged else None,
-                )
+                optimal = partial(sorted, situation.optimal) if provider.privileged else None
+                request = wording.make_request(state, names, options.max_tokens, optimal)
+                request = replace(request, system=system)
                 most = provider.max_cost_usd(request)
                 if most > left:
                     row.failure = "budget"

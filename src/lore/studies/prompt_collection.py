@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from lore.base.rng import seed_of
 from lore.envs.vector import EpisodicEnv, episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
-from lore.llm.plans.executor import Executor
-from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
+from lore.llm.follower import Follower
+from lore.llm.prompt import GRID_WORDING
 from lore.llm.providers.recorded import Prompt, prompt_id
-from lore.llm.request import Provider, ProviderError, Request
+from lore.llm.request import Provider, ProviderError, Request, Wording
 
 MAX_TOKENS = 1024  # offered to the adviser
 
@@ -24,17 +25,28 @@ class Exploration:
     random too where it has nothing to say. So all is seen from pure chance to pure advice.
     """
 
-    def __init__(self, env: EpisodicEnv, provider: Provider, seed: int):
+    def __init__(
+        self, env: EpisodicEnv, provider: Provider, seed: int, wording: Wording = GRID_WORDING
+    ) -> None:
+        """Get ready to play.
+
+        Args:
+            env: A task that remembers.
+            provider: The adviser to follow.
+            seed: Of the episodes and of the random steps.
+            wording: Of the family of worlds that the task belongs to.
+        """
         self.prompts: dict[str, Prompt] = {}
         self.plan_keys: Counter[str] = Counter()  # steps at each
         self.actions = tuple(env.action_names)
-        self.system = SYSTEM(self.actions)
+        self.system = wording.system(self.actions)
         self.episodes, self.successes, self.asks = 0, 0, 0
         self.failures: Counter[str] = Counter()
-        self._env, self._provider, self._seed = env, provider, seed
+        self._env, self._provider, self._seed, self._wording = env, provider, seed, wording
         self._rng = random.Random(seed_of(seed, "record/export"))
-        self._answers: dict[str, Answer | None] = {}
-        self._executor = Executor()
+        self._answers: dict[str, Answer] = {}
+        self._asked: set[str] = set()  # policy keys
+        self._follower = Follower(self.actions)
 
     def counts(self) -> dict[str, Any]:
         """What was done, for the header and the card."""
@@ -49,15 +61,15 @@ class Exploration:
         }
 
     def play(self, steps: int) -> None:
-        """Make so many steps; the last episode may stay unfinished."""
+        """Make so many environment steps; the last episode may stay unfinished."""
         over, before, share, return_ = True, "", 1.0, 0.0
         for _ in range(steps):
             if over:
                 self._env.reset(seed=episode_seed("train", self._seed, 1, 0, self.episodes))
-                self._executor = Executor()
+                self._follower.running = False
                 before, share, return_ = "", self._rng.random(), 0.0
                 self.episodes += 1
-            request = self._request()
+            request = self._wording.make_request(self._env.state, self.actions, MAX_TOKENS)
             self._note(request, entered=request.plan_key != before)
             before = request.plan_key
             advice = self._advice(request)  # every step: a plan that runs must see every state
@@ -68,11 +80,6 @@ class Exploration:
             over = terminated or truncated
             self.successes += over and return_ > 0
 
-    def _request(self) -> Request:
-        state = self._env.state
-        key, kind = policy_key(state), plan_key(state)
-        return Request(self.system, describe(state), state, key, kind, self.actions, MAX_TOKENS)
-
     def _note(self, request: Request, entered: bool) -> None:
         self.plan_keys[request.plan_key] += 1
         name = prompt_id(self.system, request.prompt, self.actions)
@@ -82,28 +89,19 @@ class Exploration:
             name, request.prompt, request.key, request.plan_key, visits + 1, entries + entered
         )
 
-    def _advice(self, request: Request) -> list[float] | None:
-        """The running plan, or what is known for the plan key or this state, or what the adviser says now."""
-        weights = self._weights(request, None)
-        for name in (request.plan_key, request.key):
-            if weights is None and self._answers.get(name) is not None:
-                weights = self._weights(request, self._answers[name])
-        if weights is not None or request.key in self._answers:
-            return weights
-        answer = self._ask(request)
-        self._answers[request.key] = answer
-        if answer is not None and answer.plan is not None:
-            self._answers.setdefault(request.plan_key, answer)
-        return self._weights(request, answer)
-
-    def _weights(self, request: Request, answer: Answer | None) -> list[float] | None:
-        """An answer's weights; without an answer, those of the plan that runs."""
-        if answer is not None and answer.weights is not None:
-            return list(answer.weights)
-        if answer is not None and answer.plan is not None:
-            self._executor.start(answer.plan, self.actions)
-        said = self._executor.advance(request.state)
-        return None if said.probs is None else [said.probs.get(name, 0.0) for name in self.actions]
+    def _advice(self, request: Request) -> Sequence[float] | None:
+        """Return the weights of the advice for this step, asked for where nothing covers the state."""
+        state, keys = request.state, (request.plan_key, request.key)
+        advice = self._follower.follow(state, self._answers, keys)
+        if advice is None and request.key not in self._asked:
+            self._asked.add(request.key)
+            answer = self._ask(request)
+            if answer is not None:
+                self._answers[request.key] = answer
+                if answer.plan is not None:
+                    self._answers.setdefault(request.plan_key, answer)
+            advice = self._follower.look_up(state, self._answers, keys)
+        return None if advice is None else advice.weights
 
     def _ask(self, request: Request) -> Answer | None:
         self.asks += 1
@@ -115,9 +113,16 @@ class Exploration:
 
 
 def most_useful(prompts: list[Prompt], limit: int) -> list[Prompt]:
-    """The best prompt of every plan key, then the second best of each, and so on.
+    """Choose the prompts that answer most.
 
     A plan answers its whole plan key, and is asked for where a plan key is entered.
+
+    Args:
+        prompts: All that were met.
+        limit: How many to choose.
+
+    Returns:
+        The best prompt of every plan key, then the second best of each, and so on.
     """
     groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in sorted(prompts, key=lambda p: (-p.entered, -p.visits, p.id)):

@@ -147,7 +147,7 @@ def test_reasons_come_in_the_order_of_the_specification(lifted: int, tmp_path: P
     if "breaker" in holds:
         asker.breaker.failure(1, "timeout")
     if "plan" not in holds:
-        controller._slots[0].running = False
+        controller._slots[0].follower.running = False
     if "quiet" in holds:
         controller.triggers.novelty.visit(kind)
     if "cooldown" not in holds:

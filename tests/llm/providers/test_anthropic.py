@@ -27,7 +27,7 @@ from lore.llm.request import FAILURES, ProviderError, Reply, Request
 
 ACTIONS = ("left", "right", "forward", "toggle")
 STATE = GridState("get to the goal", None, (0, 0), 0, {(0, 0): None}, frozenset({(0, 0)}), 0, 100)
-SYSTEM = "You advise an agent in a grid world. " * 60
+write_system = "You advise an agent in a grid world. " * 60
 TIMEOUT_S = 0.7  # where a time-out is wanted
 SLACK_S = 5.0  # for a busy machine; the slow faults go on for 20 s and more
 
@@ -47,7 +47,7 @@ def environment(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 
-def request_of(prompt="A door is ahead.", system=SYSTEM, max_tokens=512):
+def request_of(prompt="A door is ahead.", system=write_system, max_tokens=512):
     return Request(system, prompt, STATE, "key", "plan key", ACTIONS, max_tokens)
 
 
@@ -70,7 +70,7 @@ def failure(ask, *args):
 
 
 def test_an_ask_brings_an_answer_its_tokens_and_its_cost(server):
-    adviser, prompt = provider(server), request_of(system=f"first {SYSTEM}")
+    adviser, prompt = provider(server), request_of(system=f"first {write_system}")
     first, second = adviser.ask(prompt), adviser.ask(prompt)
     assert parse_answer(first.text, ACTIONS).weights == (1.0, 0.0, 0.0, 0.0)
     assert first.stop == "end_turn" and 0 < first.latency_s < 20
@@ -92,7 +92,7 @@ def test_what_is_sent(server):
     assert sent["body"] == {
         "model": "claude-haiku-5-5",
         "max_tokens": 321,
-        "system": [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}],
+        "system": [{"type": "text", "text": write_system, "cache_control": {"type": "ephemeral"}}],
         "messages": [{"role": "user", "content": "A door is ahead."}],
         "output_config": {"format": {"type": "json_schema", "schema": schema(ACTIONS)}, "effort": "low"},
     }
@@ -410,7 +410,7 @@ def finished(adviser, requests):
 
 def test_a_batch_brings_every_answer_under_its_id_at_half_the_price(server):
     adviser = provider(server)
-    asked = {f"id-{i}": request_of(f"ANSWER reply {i}", f"batch {SYSTEM}") for i in range(5)}
+    asked = {f"id-{i}": request_of(f"ANSWER reply {i}", f"batch {write_system}") for i in range(5)}
     adviser.ask(asked["id-0"])  # the system text is in the prompt cache now
     single = {name: adviser.ask(request) for name, request in asked.items()}
     batch = finished(adviser, asked)

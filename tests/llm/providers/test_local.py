@@ -20,7 +20,7 @@ from lore.llm.providers.local import CALIBRATIONS, CUES, candidates
 transformers = pytest.importorskip("transformers")
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 DOORKEY = "use the key to open the door and then get to the goal"
-SYSTEM = "You advise an agent in a grid world of rooms and doors."
+write_system = "You advise an agent in a grid world of rooms and doors."
 
 
 def state_of(mission=DOORKEY, things=(), carrying=None):
@@ -28,7 +28,7 @@ def state_of(mission=DOORKEY, things=(), carrying=None):
     return GridState(mission, carrying, (0, 0), 0, cells, frozenset(), 0, 100)
 
 
-def request(prompt="Mission: get the key", system=SYSTEM, **state):
+def request(prompt="Mission: get the key", system=write_system, **state):
     return Request(system, prompt, state_of(**state), "key", "plan key", ACTIONS, 500)
 
 
@@ -88,8 +88,8 @@ def test_scores_equal_a_plain_pass_whatever_was_read_before(tiny, batch_size):
 def test_what_two_prompts_share_is_read_once(tiny):
     provider = build_provider(options(tiny, calibration="none"))
     first, second = (provider.ask(request(f"Mission: {word}")) for word in ("key", "door"))
-    assert first.cached_tokens == 0 and first.input_tokens > len(SYSTEM)
-    assert second.cached_tokens == len(SYSTEM) + len("\n\nMission: ")
+    assert first.cached_tokens == 0 and first.input_tokens > len(write_system)
+    assert second.cached_tokens == len(write_system) + len("\n\nMission: ")
     assert first.output_tokens == sum(len(plan) + 1 for plan in candidates("plan", request()))
 
 

@@ -8,7 +8,7 @@ from lore.base.errors import BadInput
 from lore.base.types import GridState
 from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
-from lore.llm.prompt import PROMPT_VERSION, SYSTEM
+from lore.llm.prompt import PROMPT_VERSION, write_system
 from lore.llm.providers import ProviderError, Request, build_provider
 from lore.llm.providers import recorded as module
 from lore.llm.providers.recorded import (
@@ -30,7 +30,7 @@ POLICY = json.dumps({"why": "", "plan": None, "policy": dict.fromkeys(ACTIONS, 1
 
 
 def request(prompt="p0", plan_key="kind", actions=ACTIONS):
-    return Request(SYSTEM(actions), prompt, HERE, f"{plan_key}|x", plan_key, actions, 512)
+    return Request(write_system(actions), prompt, HERE, f"{plan_key}|x", plan_key, actions, 512)
 
 
 def header(**changes):
@@ -38,7 +38,7 @@ def header(**changes):
         "format": module.FORMAT,
         "env_id": "MiniGrid-DoorKey-5x5-v0",
         "actions": list(ACTIONS),
-        "system": SYSTEM(ACTIONS),
+        "system": write_system(ACTIONS),
         "prompt_version": PROMPT_VERSION,
         "answer_version": ANSWER_VERSION,
         "plan_keys": {"kind": 9, "other": 3, "third": 3},
@@ -48,7 +48,7 @@ def header(**changes):
 
 
 def line(prompt, plan_key="kind"):
-    name = prompt_id(SYSTEM(ACTIONS), prompt, ACTIONS)
+    name = prompt_id(write_system(ACTIONS), prompt, ACTIONS)
     return {
         "id": name,
         "prompt": prompt,
@@ -60,7 +60,11 @@ def line(prompt, plan_key="kind"):
 
 
 def answer(prompt, text, **fields):
-    return {"id": prompt_id(SYSTEM(ACTIONS), prompt, ACTIONS), "text": text, "model": "some-model"} | fields
+    return {
+        "id": prompt_id(write_system(ACTIONS), prompt, ACTIONS),
+        "text": text,
+        "model": "some-model",
+    } | fields
 
 
 def write(folder, prompts, answers, head=None):

@@ -20,10 +20,10 @@ from lore.llm.answer import Answer
 from lore.llm.asking.asker import Asker
 from lore.llm.asking.question import Asked, Question
 from lore.llm.asking.triggers import Boundary, Triggers
-from lore.llm.plans.executor import Executor
+from lore.llm.follower import Follower, StepAdvice
 from lore.llm.plans.language import parse
-from lore.llm.prompt import SYSTEM, describe, plan_key, policy_key
-from lore.llm.providers import Request
+from lore.llm.prompt import GRID_WORDING
+from lore.llm.request import Wording
 
 FLOOR = 0.01  # share of the advised distribution that is spread over all actions
 Weights = Sequence[float]
@@ -42,19 +42,10 @@ class AskLimits:
 
 @dataclass
 class _Slot:
-    """One environment: the plan it follows, and what tells that a boundary was crossed."""
+    """One environment: the advice it follows, and what tells that a boundary was crossed."""
 
-    executor: Executor = field(default_factory=Executor)
-    running: bool = False
-    confidence: float = 0.0
+    follower: Follower
     boundary: Boundary = field(default_factory=Boundary)
-
-
-@dataclass(frozen=True)
-class _Advice:
-    weights: Weights
-    confidence: float
-    source: str
 
 
 class LLMController:
@@ -74,17 +65,17 @@ class LLMController:
         num_envs: int,
         max_tokens: int,
         privileged: Callable[[int], list[str]] | None = None,
+        wording: Wording = GRID_WORDING,
     ):
         """asker: None for one that only gives the answers it has. privileged: environment number -> its
-        optimal actions now, for a provider that may see them."""
+        optimal actions now, for a provider that may see them. wording: of the family of worlds."""
         self.asker, self.triggers, self.limits, self.actions = asker, triggers, limits, actions
-        self.max_tokens, self.privileged = max_tokens, privileged
+        self.max_tokens, self.privileged, self.wording = max_tokens, privileged, wording
         self.answers: dict[str, Answer] = {}
         self.outcomes: Counter[str] = Counter()
         self.triggers_fired: Counter[str] = Counter()
         self.plans: Counter[str] = Counter()  # ended: done, impossible
-        self._slots = [_Slot() for _ in range(num_envs)]
-        self._system = SYSTEM(actions)
+        self._slots = [_Slot(Follower(actions, self.plans)) for _ in range(num_envs)]
         self._last_ask: int | None = None
         self._last_success: int | None = None
         self._now = 0
@@ -108,13 +99,13 @@ class LLMController:
         arrived = self.asker.arrivals(env_step) if self.asker else None
         if arrived is not None:
             self._file(arrived)
-        advice: list[_Advice | None] = []
+        advice: list[StepAdvice | None] = []
         for i, state in enumerate(states):
             if over is not None and over[i]:
                 advice.append(None)
                 continue
             if state.step == 0:
-                self._slots[i].running = False
+                self._slots[i].follower.running = False
             error = None if td_error is None else float(td_error[i])
             one, outcome = self._decide(
                 i,
@@ -131,7 +122,13 @@ class LLMController:
     def reader(self, num_envs: int) -> LLMController:
         """An adviser for evaluation: gives the answers this one has, asks nobody and leaves no trace here."""
         copy = LLMController(
-            None, Triggers(1.0, math.inf, 0), AskLimits(None, None), self.actions, num_envs, 0
+            None,
+            Triggers(1.0, math.inf, 0),
+            AskLimits(None, None),
+            self.actions,
+            num_envs,
+            max_tokens=0,
+            wording=self.wording,
         )
         copy.answers = dict(self.answers)
         return copy
@@ -150,19 +147,20 @@ class LLMController:
         td_error: float | None,
         latched: bool,
         learned: Weights | None,
-    ) -> tuple[_Advice | None, str]:
-        slot, key, kind = self._slots[i], policy_key(state), plan_key(state)
+    ) -> tuple[StepAdvice | None, str]:
+        slot, key, kind = self._slots[i], self.wording.policy_key(state), self.wording.plan_key(state)
         boundary = slot.boundary.crossed(state)
-        was_running = slot.running
-        advice = self._follow(slot, state) or self._stored(slot, state, kind, key)
-        fired = self.triggers.fired(kind, td_error, boundary or (was_running and not slot.running))
+        follower = slot.follower
+        was_running = follower.running
+        advice = follower.follow(state, self.answers, (kind, key))
+        fired = self.triggers.fired(kind, td_error, boundary or (was_running and not follower.running))
         self.triggers_fired.update(fired)
         if advice is not None:
             return advice, advice.source
         if self.limits.use_triggers and not fired:
             return None, "quiet"
         if learned is not None:
-            return _Advice(learned, max(learned), "prior_net"), "prior_net"
+            return StepAdvice(learned, max(learned), "prior_net"), "prior_net"
         if self.limits.use_latch and not latched:
             return None, "latch"
         if _recent(self._last_ask, env_step, self.limits.cooldown_steps):
@@ -175,12 +173,8 @@ class LLMController:
         if asker is None:
             return None, "reader"
         optimal = privileged(i) if privileged is not None and asker.provider.privileged else None
-        request = Request(
-            self._system,
-            describe(state),
+        request = self.wording.make_request(
             state,
-            key,
-            kind,
             self.actions,
             self.max_tokens,
             None if optimal is None else lambda: optimal,  # of this moment, whenever it is answered
@@ -191,41 +185,13 @@ class LLMController:
         if asked.answer is None:
             return None, asked.outcome
         self._file(asked)
-        return self._stored(slot, state, kind, key), "answered"
+        return follower.look_up(state, self.answers, (kind, key)), "answered"
 
     def _file(self, asked: Asked) -> None:
         """A plan serves every state of its kind, a policy the very state that it was given for."""
         if asked.answer is not None:
             request = asked.question.request
             self.answers[request.plan_key if asked.answer.plan else request.key] = asked.answer
-
-    def _follow(self, slot: _Slot, state: GridState) -> _Advice | None:
-        """What the running plan says, and its end noted."""
-        if not slot.running:
-            return None
-        said = slot.executor.advance(state)
-        if said.probs is None:
-            slot.running = False
-            self.plans[said.status] += 1
-            return None
-        weights = [said.probs.get(name, 0.0) for name in self.actions]
-        return _Advice(weights, slot.confidence, "plan")
-
-    def _stored(self, slot: _Slot, state: GridState, kind: str, key: str) -> _Advice | None:
-        """What the run's answers say of this state: the plan of its kind if it can run here, else its own."""
-        for name in (kind, key):
-            answer = self.answers.get(name)
-            if answer is None:
-                continue
-            if answer.weights is not None:
-                return _Advice(answer.weights, answer.confidence, "answer")
-            assert answer.plan is not None
-            slot.executor.start(answer.plan, self.actions)
-            slot.running, slot.confidence = True, answer.confidence
-            advice = self._follow(slot, state)
-            if advice is not None:
-                return advice
-        return None
 
     def metrics(self) -> dict[str, float]:
         """Counts and shares since the run began, by their names in docs/metrics.md."""
@@ -269,7 +235,13 @@ class LLMController:
             "triggers_fired": dict(self.triggers_fired),
             "plans": dict(self.plans),
             "slots": [
-                [s.executor.state_dict(), s.running, s.confidence, s.boundary.carried, s.boundary.ahead]
+                [
+                    s.follower.executor.state_dict(),
+                    s.follower.running,
+                    s.follower.confidence,
+                    s.boundary.carried,
+                    s.boundary.ahead,
+                ]
                 for s in self._slots
             ],
             "last_ask": self._last_ask,
@@ -283,13 +255,15 @@ class LLMController:
         self.asker.load_state_dict(state["asker"])
         self.triggers.load_state_dict(state["triggers"])
         self.answers = {key: _read_answer(stored) for key, stored in state["answers"].items()}
-        self.outcomes, self.plans = Counter(state["outcomes"]), Counter(state["plans"])
+        self.outcomes = Counter(state["outcomes"])
+        self.plans.clear()  # kept as it is: the followers add to it
+        self.plans.update(state["plans"])
         self.triggers_fired = Counter(state["triggers_fired"])
         for slot, (executor, running, confidence, carried, ahead) in zip(
             self._slots, state["slots"], strict=True
         ):
-            slot.executor.load_state_dict(executor)
-            slot.running, slot.confidence = running, confidence
+            slot.follower.executor.load_state_dict(executor)
+            slot.follower.running, slot.follower.confidence = running, confidence
             slot.boundary.carried, slot.boundary.ahead = carried, ahead
         self._last_ask, self._last_success = state["last_ask"], state["last_success"]
         self._now = state["now"]
@@ -315,7 +289,7 @@ def _read_answer(stored: list[Any]) -> Answer:
     )
 
 
-def _prior(advice: Sequence[_Advice | None], num_actions: int) -> Prior:
+def _prior(advice: Sequence[StepAdvice | None], num_actions: int) -> Prior:
     """Every action is allowed: one without a share has the floor of `prior_logits`, and no adviser bans."""
     weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
     mask = torch.ones(len(advice), num_actions, dtype=torch.bool)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from lore.base.errors import BadInput
 from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
-from lore.llm.prompt import PROMPT_VERSION, SYSTEM
+from lore.llm.prompt import PROMPT_VERSION, write_system
 from lore.llm.request import ProviderError, Reply, Request
 
 FORMAT = 1  # raise it when a line below changes
@@ -188,7 +188,7 @@ def _check_header(number: int, header: Header) -> None:
         if getattr(header, name) != value:
             stored = getattr(header, name)
             raise BadLine(number, "wrong_format", f"{name} {stored!r}, this program has {value!r}")
-    if header.system != SYSTEM(tuple(header.actions)):
+    if header.system != write_system(tuple(header.actions)):
         raise BadLine(number, "wrong_format", "its system text is not the one that this program sends")
 
 

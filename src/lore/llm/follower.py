@@ -1,0 +1,87 @@
+"""Following advice from step to step: the running plan, or else what the stored answers say of the state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lore.base.types import GridState
+from lore.llm.answer import Answer
+from lore.llm.plans.executor import Executor
+
+
+@dataclass(frozen=True)
+class StepAdvice:
+    """Advice for one step.
+
+    weights: one for each action. confidence: of whoever gave it. source: a word of SOURCES.
+    """
+
+    weights: Sequence[float]
+    confidence: float
+    source: str
+
+
+class Follower:
+    """Follows advice in one environment.
+
+    executor: of the plan. running: whether a plan runs; set it to False where an episode begins. confidence:
+    of the answer that the plan came from. ended: how often a plan was done or impossible.
+    """
+
+    def __init__(self, actions: tuple[str, ...], ended: Counter[str] | None = None) -> None:
+        """Begin without a plan.
+
+        Args:
+            actions: Names of the task's actions.
+            ended: A count to add to, such as one for several environments.
+        """
+        self.actions, self.executor = actions, Executor()
+        self.running, self.confidence = False, 0.0
+        self.ended: Counter[str] = Counter() if ended is None else ended
+
+    def follow(
+        self, state: GridState, answers: Mapping[str, Answer], keys: Sequence[str]
+    ) -> StepAdvice | None:
+        """Return what the running plan says or, without one that goes on, what the stored answers say.
+
+        Args:
+            state: What the agent knows now.
+            answers: Stored answers by their keys.
+            keys: The state's keys, the plan key before the policy key.
+
+        Returns:
+            Advice for this step; None where nothing covers the state.
+        """
+        return self.go_on(state) or self.look_up(state, answers, keys)
+
+    def go_on(self, state: GridState) -> StepAdvice | None:
+        """Return what the running plan says, and note its end. None without one that goes on."""
+        if not self.running:
+            return None
+        said = self.executor.advance(state)
+        if said.probs is None:
+            self.running = False
+            self.ended[said.status] += 1
+            return None
+        weights = [said.probs.get(name, 0.0) for name in self.actions]
+        return StepAdvice(weights, self.confidence, "plan")
+
+    def look_up(
+        self, state: GridState, answers: Mapping[str, Answer], keys: Sequence[str]
+    ) -> StepAdvice | None:
+        """Return what the first of the stored answers says that can be followed here; a plan is started."""
+        for key in keys:
+            answer = answers.get(key)
+            if answer is None:
+                continue
+            if answer.weights is not None:
+                return StepAdvice(answer.weights, answer.confidence, "answer")
+            assert answer.plan is not None
+            self.executor.start(answer.plan, self.actions)
+            self.running, self.confidence = True, answer.confidence
+            advice = self.go_on(state)
+            if advice is not None:
+                return advice
+        return None
