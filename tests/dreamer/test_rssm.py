@@ -7,7 +7,9 @@ from tests.dreamer.samples import ACTIONS, TINY, hot, random_latent, rng, shake
 from torch.distributions import Categorical, Independent, kl_divergence
 
 from lore.base.types import Latent
+from lore.config.options import SizeOptions as Size
 from lore.dreamer.rssm import RSSM, Observed
+from lore.nn.cpu.native import torch_only
 from lore.nn.distributions import unimix_probs
 
 EMBED, S, K, D = 16, TINY.stoch, TINY.classes, TINY.deter
@@ -247,6 +249,35 @@ def test_imagine_is_manual_prior_steps():
     close(got.feat, torch.stack(feats))
     assert torch.equal(got.action, table)
     assert len(seen) == 5 and torch.equal(torch.stack(seen), got.feat)
+
+
+@pytest.mark.parametrize("rows", [64, 131])
+@pytest.mark.parametrize("size", [TINY, Size()])
+def test_imagined_steps_by_the_kernel_are_the_steps_in_torch(size, rows):
+    """In bfloat16. Sums may be rounded otherwise: then a sample at the very edge may be another class."""
+    rssm = RSSM(EMBED, ACTIONS, size, 0.01, 1.0, 0)
+    shake(rssm.parameters(), size=0.05)
+    rssm = rssm.bfloat16()
+    g = rng(1)
+    stoch = torch.randint(size.classes, (rows, size.stoch), generator=g)
+    deter = torch.rand(rows, size.deter, generator=g) * 2 - 1
+    feat = torch.cat([deter, hot(stoch, size.classes).flatten(1)], -1).bfloat16()
+    if not rssm._packs(feat):
+        pytest.skip("no AVX-512 BF16 or no compiler")
+    action, uniform = (
+        torch.randint(ACTIONS + 1, (rows,), generator=g),
+        torch.rand(rows, size.stoch, generator=g),
+    )
+    core, got = rssm.prepare(), torch.full((rows, rssm.features + 3), 7.0, dtype=torch.bfloat16)
+    with torch.no_grad():
+        rssm._native_step(feat, action, uniform, rssm._pack(core), got[:, :-3])
+        with torch_only():
+            want = rssm.prior_step(feat, action, uniform, core)
+    assert (got[:, -3:] == 7.0).all()
+    close(got[:, : size.deter].float(), want[:, : size.deter].double(), 2e-2)
+    classes, plain = (x[:, size.deter : rssm.features].unflatten(-1, (size.stoch, -1)) for x in (got, want))
+    assert (classes.sum(-1) == 1).all() and ((classes == 0) | (classes == 1)).all()
+    assert (classes == plain).all(-1).float().mean() > 0.99
 
 
 def test_imagine_keeps_no_gradient():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from lore.base.rng import generator
 from lore.base.types import Latent
 from lore.config.options import SizeOptions
 from lore.dreamer.scan import Weights, posterior_scan
-from lore.nn import fused, products
+from lore.nn import dense, fused, products
 from lore.nn.distributions import categorical_kl, one_hot, unimix_probs
 from lore.nn.layers import MLP, BlockLinear, Dense, Linear, Norm
 
@@ -44,6 +45,31 @@ class Core:
     own: Tensor
     shared: Tensor
     action: Tensor
+
+
+class StepWeights(NamedTuple):
+    """What one imagined step multiplies by, for dense.cpp: *_w packed, the rest bfloat16."""
+
+    deter_w: Tensor
+    deter_b: Tensor
+    deter_scale: Tensor
+    stoch_w: Tensor
+    stoch_b: Tensor
+    stoch_scale: Tensor
+    own_w: Tensor
+    shared_w: Tensor
+    action: Tensor
+    core_scale: Tensor
+    gates_w: Tensor
+    gates_b: Tensor
+    prior0_w: Tensor
+    prior0_b: Tensor
+    prior0_scale: Tensor
+    prior1_w: Tensor
+    prior1_b: Tensor
+    prior1_scale: Tensor
+    logits_w: Tensor
+    logits_b: Tensor
 
 
 @dataclass
@@ -226,12 +252,61 @@ class RSSM(nn.Module):
     def imagine(self, start: Tensor, policy: Policy, horizon: int, rng: torch.Generator) -> Imagined:
         """Roll the prior forward under `policy` from feats (N, F) for `horizon` steps, without gradient."""
         N, core = len(start), self.prepare()
+        packed = self._pack(core) if self._packs(start) else None
         uniform = torch.rand(horizon, N, self.stoch, generator=rng, device=start.device)
         feats = torch.empty(horizon + 1, N, self.features, dtype=self.dtype, device=start.device)
         actions = torch.empty(horizon + 1, N, dtype=torch.long, device=start.device)
         feats[0] = start
         for t in range(horizon):
             actions[t] = policy(feats[t])
-            self.prior_step(feats[t], actions[t], uniform[t], core, feats[t + 1])
+            if packed is None:
+                self.prior_step(feats[t], actions[t], uniform[t], core, feats[t + 1])
+            else:
+                self._native_step(feats[t], actions[t], uniform[t], packed, feats[t + 1])
         actions[horizon] = policy(feats[horizon])
         return Imagined(feats, actions)
+
+    def _packs(self, feat: Tensor) -> bool:
+        """Whether dense.cpp takes imagined steps of feats (N, F)."""
+        own, hidden = self.deter // self.blocks, self.in_deter.linear.bias.numel()
+        even = all(width % 2 == 0 for width in (own, hidden, self.stoch * self.classes))
+        return even and self.deter * hidden <= dense.LARGEST and dense.multiplies(feat)
+
+    def _pack(self, core: Core) -> StepWeights:
+        """The weights of `prior_step` for dense.cpp."""
+        first, second, last = self.dynamics_predictor.layers
+        assert isinstance(first, Dense) and isinstance(second, Dense) and isinstance(last, Linear)
+        maps = (self.in_deter.linear, self.in_stoch.linear, first.linear, second.linear, last)
+        deter, stoch, prior0, prior1, logits = (dense.pack(m.weight.t()) for m in maps)
+        return StepWeights(
+            deter_w=deter,
+            deter_b=self.in_deter.linear.bias,
+            deter_scale=self.in_deter.norm.scale,
+            stoch_w=stoch,
+            stoch_b=self.in_stoch.linear.bias,
+            stoch_scale=self.in_stoch.norm.scale,
+            own_w=dense.pack(core.own),
+            shared_w=dense.pack(core.shared.t()),
+            action=core.action,
+            core_scale=self.core_norm.scale,
+            gates_w=dense.pack(self.core_gates.weight),
+            gates_b=self.core_gates.bias,
+            prior0_w=prior0,
+            prior0_b=first.linear.bias,
+            prior0_scale=first.norm.scale,
+            prior1_w=prior1,
+            prior1_b=second.linear.bias,
+            prior1_scale=second.norm.scale,
+            logits_w=logits,
+            logits_b=last.bias,
+        )
+
+    def _native_step(
+        self, feat: Tensor, action: Tensor, uniform: Tensor, weights: StepWeights, out: Tensor
+    ) -> None:
+        """`prior_step` by dense.cpp."""
+        kernel = fused.native_kernel("prior_step", feat)
+        assert kernel is not None
+        sizes = (len(feat), self.deter, self.blocks, self.in_deter.linear.bias.numel())
+        rest = (self.stoch, self.classes, self.unimix, fused.NORM_EPS)
+        kernel(feat, feat.stride(0), action, uniform, weights, out, out.stride(0), *sizes, *rest)

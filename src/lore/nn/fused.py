@@ -9,9 +9,9 @@ Letters: N rows, U units, D deter, g blocks, o = D / g, S latents, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import CDLL
+from ctypes import CDLL, c_void_p
 from functools import cache
-from typing import overload
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ LONGEST = 16384  # units in a row, as in kernels.cpp
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
+def native_kernel(name: str, x: Tensor) -> Callable[..., int | None] | None:
     """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
     fits = x.is_cpu and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
     lib = kernels_in_use() if fits else None
@@ -32,9 +32,22 @@ def native_kernel(name: str, x: Tensor) -> Callable[..., None] | None:
 
 
 @cache
-def _caller(lib: CDLL, name: str) -> Callable[..., None]:
+def _caller(lib: CDLL, name: str) -> Callable[..., int | None]:
     function = getattr(lib, name)
-    return lambda *args: function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in args])
+
+    def call(*args: Tensor | tuple[Tensor, ...] | float | None) -> int | None:
+        return function(*map(_plain, args))
+
+    return call
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as its address, tensors together as the C++ struct of their addresses."""
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    if isinstance(value, tuple):
+        return (c_void_p * len(value))(*[x.data_ptr() for x in value])
+    return value
 
 
 def needs_grad(*inputs: Tensor) -> bool:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lore.nn.fused import NORM_EPS, norm_silu
+from lore.nn.dense import dense
+from lore.nn.fused import NORM_EPS
 from lore.nn.products import linear
 
 KERNEL = 5  # side of every convolution
@@ -127,7 +128,7 @@ class Dense(nn.Module):
         self.norm = Norm(units)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_silu(linear(x, self.linear.weight, self.linear.bias), self.norm.scale)
+        return dense(x, self.linear.weight, self.linear.bias, self.norm.scale)
 
 
 class MLP(nn.Module):

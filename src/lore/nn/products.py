@@ -23,7 +23,7 @@ def _onednn(x: Tensor, rows: int) -> bool:
     return x.dtype == torch.float32 and rows >= ONEDNN_ROWS and x.device.type == "cpu" and ONEDNN is not None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
     one_pass = bias is not None and x.dtype == torch.bfloat16 and x.is_contiguous()  # torch takes two
     if not (one_pass and BFLOAT16) and not _onednn(x, max(len(x), len(weight), x.shape[1])):
@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     flat = x.reshape(rows, -1)
     inputs = (x, weight) if bias is None else (x, weight, bias)
-    flat = _Linear.apply(flat, weight, bias) if needs_grad(*inputs) else _product(flat, weight, bias)
+    flat = _Linear.apply(flat, weight, bias) if needs_grad(*inputs) else product(flat, weight, bias)
     return flat.view(*x.shape[:-1], len(weight))  # type: ignore[attr-defined]
 
 
@@ -49,15 +49,15 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         return (
-            _product(grad, weight.t()) if need_x else None,
-            _product(grad.t(), x.t()) if need_weight else None,
+            product(grad, weight.t()) if need_x else None,
+            product(grad.t(), x.t()) if need_weight else None,
             column_sum(grad) if need_bias else None,
         )
 
@@ -74,7 +74,7 @@ def column_sum(x: Tensor) -> Tensor:
 
 def outer_sum(x: Tensor, y: Tensor) -> Tensor:
     """Sum over rows of their outer products: x (N, I), y (N, O) -> x.T @ y (I, O), without gradient."""
-    return _product(x.t(), y.t())
+    return product(x.t(), y.t())
 
 
 def block_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -83,5 +83,5 @@ def block_product(x: Tensor, weight: Tensor) -> Tensor:
         return torch.bmm(x, weight)
     out = x.new_empty(*x.shape[:2], weight.shape[2])
     for block, rows, kernel in zip(out, x, weight, strict=True):
-        block.copy_(_product(rows, kernel.t()))
+        block.copy_(product(rows, kernel.t()))
     return out

@@ -241,6 +241,9 @@ void sample(const T* logits, const float* uniform, uint8_t* index, T* hot, long 
     static thread_local float p[256][LANES];
     float top[LANES], sum[LANES], edge[LANES];
     int32_t chosen[LANES], last[LANES];
+    T zero, one;
+    put(zero, 0.0f);
+    put(one, 1.0f);
     for (long first = 0; first < n * s; first += LANES) {
         long rows = n * s - first < LANES ? n * s - first : LANES;
         lanes_softmax(logits + first * k, k, rows, p, top, sum);
@@ -266,11 +269,15 @@ void sample(const T* logits, const float* uniform, uint8_t* index, T* hot, long 
         if (probs)
             for (long r = 0; r < rows; ++r)
                 for (long j = 0; j < k; ++j) probs[(first + r) * k + j] = p[j][r];
-        if (hot)
-            for (long r = 0; r < rows; ++r) {
-                T* to = hot + (first + r) / s * hs + (first + r) % s * k;
-                for (long j = 0; j < k; ++j) put(to[j], j == chosen[r] ? 1.0f : 0.0f);
+        if (hot) {
+            long i = first / s, latent = first % s;
+            for (long r = 0; r < rows; ++r, ++latent) {
+                if (latent == s) latent = 0, ++i;
+                T* to = hot + i * hs + latent * k;
+                for (long j = 0; j < k; ++j) to[j] = zero;
+                to[chosen[r]] = one;
             }
+        }
     }
 }
 

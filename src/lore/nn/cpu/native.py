@@ -1,4 +1,6 @@
-"""Builds kernels.cpp and scan.cpp on first use and loads them: about two seconds, once a machine and version.
+"""Builds kernels.cpp, scan.cpp and dense.cpp on first use and loads them.
+
+This takes some seconds, once a machine and version.
 
 Without a C++ compiler, or with LORE_NATIVE=0, `load_kernels()` is None and lore.nn.fused computes the same
 with torch operations; a gradient step then takes about twice as long.
@@ -22,11 +24,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-SOURCES = ("kernels.cpp", "scan.cpp")  # built as one file
+SOURCES = ("kernels.cpp", "scan.cpp", "dense.cpp")  # built as one file
 # No -ffast-math: infinities and NaN must stay what they are.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-ffp-contract=fast"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
-SIGNATURE = re.compile(r"^(?:    )?void (\w+_(?:##name|float32))\(([^{]*)\) \{", re.M)
+SIGNATURE = re.compile(r"^(?:    )?(?:void|long) (\w+_(?:##name|float32|bfloat16))\(([^{]*)\) \{", re.M)
 PATIENCE = 10.0  # seconds of building before a line says so
 KINDS = {"long": ctypes.c_long, "float": ctypes.c_float}
 
@@ -160,9 +162,9 @@ def _declare(lib: ctypes.CDLL, source: str) -> ctypes.CDLL:
     for name, arguments in SIGNATURE.findall(source.replace("\\\n", "\n")):
         types = [
             ctypes.c_void_p if "*" in argument else KINDS[argument.split()[-2]]
-            for argument in arguments.split(",")
+            for argument in filter(None, arguments.split(","))
         ]
         for full in {name.replace("##name", kind) for kind in ("float32", "bfloat16")}:
             function = getattr(lib, full)
-            function.argtypes, function.restype = types, None
+            function.argtypes, function.restype = types, None if types else ctypes.c_long
     return lib
