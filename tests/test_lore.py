@@ -105,6 +105,7 @@ def test_the_distilled_adviser_learns_from_the_provider_and_saves_asks(tmp_path:
         "llm.budget_total=null",
         "run.steps=400",
         "replay.capacity=400",
+        "run.eval_every=0",
     ]
     options += ["env.max_steps=30", "agent.train_ratio=16", "gate=fixed", "gate.beta=1"]
     without = runs.summary(runs.run(tmp_path / "without", *options))

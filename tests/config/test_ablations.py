@@ -215,6 +215,7 @@ def column(rows: list[dict[str, Any]], name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
+@pytest.mark.slow
 def test_each_letter_behaves_as_it_says(last: dict[str, list[dict[str, Any]]]) -> None:
     assert not any(name.startswith(("llm/", "uncertainty_gate/")) for row in last["A"] for name in row)
     for letter in "BC":  # a constant beta

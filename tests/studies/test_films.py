@@ -113,6 +113,7 @@ def test_a_recorder_changes_nothing_and_keeps_what_belongs_together() -> None:
     assert pictures[0].shape == (320, 320, 3)
 
 
+@pytest.mark.slow
 def test_the_film_shows_what_the_decoder_says() -> None:
     cfg = config()
     episode, env = recorded(cfg, 9)
@@ -227,6 +228,7 @@ def test_numbers_and_pixels_are_filmed() -> None:
             assert np.array_equal(panel(frames[6], 0, (315, 315)), video.draw_view(truth))
 
 
+@pytest.mark.slow
 def test_an_overfitted_model_reconstructs_and_predicts_what_happened() -> None:
     cfg = config("symbolic", "size.units=64", "size.hidden=64", "agent.agc=10")
     episode, env = recorded(cfg, 15)

@@ -135,6 +135,7 @@ def test_random_agent(random_run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not (random_run / "eval").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
 def test_films(run: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain = last_line(capsys, f"run={run}", "episodes=2")

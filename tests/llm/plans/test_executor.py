@@ -459,6 +459,7 @@ def fuzz(count, seed):
     return met, slowest
 
 
+@pytest.mark.slow
 def test_ten_thousand_hostile_programs():
     met, slowest = fuzz(10_000, seed=0)
     assert min(met[kind] for kind in ("running", "done", "impossible", "syntax", "unknown_word")) > 300, met

@@ -321,6 +321,7 @@ def history(segment: Path) -> list[dict]:
     return [record["history"]["item"] for record in map(json.loads, lines) if record["type"] == "history"]
 
 
+@pytest.mark.slow
 def test_a_real_offline_run_resumed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def segments() -> list[Path]:
         return sorted((tmp_path / "wandb").glob("offline-run-*"))
@@ -348,6 +349,7 @@ def test_a_real_offline_run_resumed(tmp_path: Path, capfd: pytest.CaptureFixture
     assert out == "" and err == ""
 
 
+@pytest.mark.slow
 def test_two_real_runs_in_one_process_the_first_of_which_fails(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,6 +369,7 @@ def test_two_real_runs_in_one_process_the_first_of_which_fails(
     assert first != second and capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_real_run_beside_an_llm_client_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "anthropic.py").touch()  # W&B advertises a package of its own where it sees this one
     script = (
