@@ -2,7 +2,8 @@
 
     python examples/run_from_python.py FOLDER [KEY=VALUE ...]
 
-It writes the same run folder as lore-train does: `lore-train resume=FOLDER` and `lore-eval run=FOLDER` work on it.
+It writes the same run folder as lore-train does, so `lore-train resume=FOLDER` and `lore-eval run=FOLDER`
+work on it.
 """
 
 from __future__ import annotations

@@ -171,6 +171,14 @@ def test_every_direct_dependency_is_pinned() -> None:
     assert "torch==2.13.0" in lines and "hydra-core==1.3.8" in lines
 
 
+def test_the_version_stands_in_one_place_and_leads_the_changelog() -> None:
+    """The changelog's newest heading is the version of the package, and no other file states one."""
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == lore.__version__ and headings == sorted(headings, reverse=True)
+    assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
+    assert not re.search(r"^version:", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+
+
 def test_root_link_shows_the_configs() -> None:
     link = ROOT / "conf"
     assert link.is_symlink() and link.resolve() == ROOT / "src" / "lore" / "conf"

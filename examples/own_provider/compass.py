@@ -3,8 +3,8 @@
     pip install examples/own_provider
     lore-train llm=compass env=empty5
 
-An adviser is anything with the attributes and methods below; docs/advisers.md says what a request holds and how
-an answer is written. A language model would read `request.system` and `request.prompt`; this rule looks at
+An adviser is anything with the attributes and methods below; docs/advisers.md says what a request holds and
+how an answer is written. A language model would read `request.system` and `request.prompt`; this rule reads
 `request.state`.
 """
 

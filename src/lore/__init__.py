@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lore.llm.asking.controller import LLMController
     from lore.metrics.aggregate import MetricsAggregator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Config",
     "DreamerV3Agent",

@@ -102,7 +102,7 @@ def check_address(key: str, url: str) -> None:
         url: its value, which the message does not repeat.
 
     Raises:
-        BadInput: it is not http(s)://HOST[:PORT][/PATH], or it holds a secret.
+        BadInput: it is not `http(s)://HOST[:PORT][/PATH]`, or it holds a secret.
     """
     refuse_secret(key, url)
     if not _HTTP.fullmatch(url):
