@@ -90,3 +90,87 @@ def test_what_the_coverage_page_names_exists() -> None:
                 assert re.search(rf"def test_\w*{re.escape(name)}\w*\(", found[0].read_text()), (
                     f"{part}: no {name}"
                 )
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    """A path in code that begins with a folder of the repository; words in capitals stand for something."""
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:src|tests|scripts|docs|examples|notebooks|conf)/[\w./-]*)`", text)
+    missing = [path for path in paths if not re.search("[A-Z]{3}", path) and not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_comparison_on_its_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five seeds in which E is better by 0.2, give or take 0.1."""
+    page = (ROOT / "docs" / "comparing-runs.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert '"multirun/mine"' in program
+    for seed in range(5):
+        for arm, auc in (("A", 0.5 + seed / 50), ("E", 0.7 + seed / 50 + (seed - 2) / 20)):
+            folder = tmp_path / f"{seed}_{arm}"
+            folder.mkdir()
+            values = {"arm": arm, "seed": seed, "auc": auc, "status": "finished"}
+            (folder / "summary.json").write_text(json.dumps(values))
+    exec(program.replace("multirun/mine", str(tmp_path)), {})
+    printed = capsys.readouterr().out
+    mean, low, high = (float(number) for number in re.findall(r"[+-]\d\.\d+", printed))
+    assert mean == pytest.approx(0.2) and 0.1 <= low < 0.2 < high <= 0.3 and "5 seeds" in printed
+
+
+def test_the_messages_on_the_page_of_troubles_are_said_somewhere() -> None:
+    """Each part of a message between dots, in the source or the scripts."""
+    files = [
+        *(ROOT / "src").rglob("*.py"),
+        *(path for path in (ROOT / "scripts").iterdir() if path.is_file()),
+    ]
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    parts = [part.strip() for row in rows for part in re.split(r"\.\.\.|: |, none", row)]
+    missing = [part for part in parts if " " in part and part not in source]
+    assert not missing
+
+
+def commands(page: str) -> list[str]:
+    """The indented commands of a README without their comments."""
+    lines = [line.split("  #")[0].split(" # ")[0].strip() for line in page.splitlines()]
+    return [
+        command
+        for command, line in zip(lines, page.splitlines(), strict=True)
+        if re.match(r"    (scripts/|lore-|PIP_|pip )", line)
+    ]
+
+
+def names(page: str) -> dict[str, set[str]]:
+    """Row of a table, by its first cell -> the names in its second, where that lists names."""
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    out = {row[1].strip(): set(re.findall(r"`([\w-]+)`", row[2])) for row in rows}
+    return {first: second if first.strip("`").endswith("=") else set() for first, second in out.items()}
+
+
+def test_the_two_readmes_say_the_same() -> None:
+    """The same commands in the same order, the same groups with the same names, files and links."""
+    english, japanese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md"))
+    assert commands(english) == commands(japanese) and len(commands(english)) > 20
+    assert names(english) == names(japanese) and len(names(english)) > 15
+    links = [set(re.findall(r"\]\(([^)]+)\)", page)) for page in (english, japanese)]
+    assert links[0] - {"README.ja.md"} == links[1] - {"README.md"}
+
+
+def test_the_groups_in_the_readme_are_those_of_the_configs() -> None:
+    rows = names((ROOT / "README.md").read_text(encoding="utf-8"))
+    for first, listed in rows.items():
+        folder = ROOT / "conf" / first.strip("`=+")
+        if folder.is_dir():
+            assert listed == {path.stem for path in folder.glob("*.yaml")}, first
