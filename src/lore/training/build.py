@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import nn
 
 from lore.base.errors import BadInput
 from lore.base.plugins import load
@@ -103,11 +104,12 @@ def _dreamer(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> Dr
         critic_ensemble=options.critic_ensemble or members,
         disagreement_ensemble=options.disagreement_ensemble or members,
     )
-    heads = {}
+    features = size.deter + size.stoch * size.classes
+    heads: dict[str, nn.Module] = {}  # name of a loss -> what learns by it from detached features
+    distilled = None
     if gate and cfg.prior_net.enabled:
-        features = size.deter + size.stoch * size.classes
-        heads["prior_net"] = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
-    distilled = heads["prior_net"].logits if heads else None
+        heads["prior_net"] = net = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
+        distilled = net.logits
     guide = GuidedLearning(gate, distilled, options.replay_value) if gate else None
     return DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads, guide)
 

@@ -18,16 +18,9 @@ from lore.metrics import next_command
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
 from lore.metrics.summary import make_summary
+from lore.training import build
 from lore.training.acting import GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
-from lore.training.build import (
-    build_advised_gate,
-    build_adviser,
-    build_agent,
-    build_guidance,
-    build_replay,
-    is_advised,
-)
 from lore.training.checkpoint import Checkpoints
 from lore.training.collector import Collector
 from lore.training.evaluation import Evaluator, score
@@ -76,18 +69,18 @@ class Trainer:
     def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger, stop: Stop | None = None):
         self.cfg, self.logger, self.stop = cfg, logger, stop or Stop()
         self.progress, self.metrics, rng = Progress(), MetricsAggregator(), Streams(cfg.seed, cfg.device)
-        advised = is_advised(cfg)
+        advised = build.is_advised(cfg)
         remember = advised or cfg.explore.valid_noise
         envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=remember)
         envs.advisers = [cfg.llm.provider if advised else "none"] * cfg.run.envs
         spec, actions = envs.obs_spec, envs.num_actions
 
-        gate = build_advised_gate(cfg)
-        self.agent = build_agent(cfg, spec, actions, gate)
+        gate = build.build_advised_gate(cfg)
+        self.agent = build.build_agent(cfg, spec, actions, gate)
         self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
-        self.replay = build_replay(cfg, spec, actions, rng["replay"]) if self.learner else None
-        self.adviser = build_adviser(cfg, envs, run_dir, logger.say)
-        self.guidance = build_guidance(cfg, gate, self.adviser, self.agent)
+        self.replay = build.build_replay(cfg, spec, actions, rng["replay"]) if self.learner else None
+        self.adviser = build.build_adviser(cfg, envs, run_dir, logger.say)
+        self.guidance = build.build_guidance(cfg, gate, self.adviser, self.agent)
         self.meter = AdviceMeter(gate) if gate else None
 
         drops = replace(self.guidance, rng=rng["gate_dropout"]) if self.guidance else None
