@@ -23,7 +23,7 @@ def as_version_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
         "carry": [carry["deter"], carry["stoch"], carry["prev_action"]],
         "advice_carry": [carry["latched"], carry["value"]],
         "gate": state.get("gate"),
-        "gate_dropout": rng.get("gate_dropout", torch.Generator().get_state()),
+        "gate_dropout": rng["gate_dropout"],
         "guidance": state.get("advice_meter"),
         "report_due": progress["report_due"],
         "skills": state["skills"],

@@ -188,7 +188,11 @@ def build_adviser(
 
 
 def build_guidance(
-    cfg: Config, gate: Gate | None, adviser: LLMController | None, agent: DreamerV3Agent | RandomAgent
+    cfg: Config,
+    gate: Gate | None,
+    adviser: LLMController | None,
+    agent: DreamerV3Agent | RandomAgent,
+    rng: torch.Generator,
 ) -> Guidance | None:
     """Bundle how a policy is advised.
 
@@ -197,14 +201,15 @@ def build_guidance(
         gate: What `build_advised_gate` gives.
         adviser: What `build_adviser` gives.
         agent: With a head prior_net, it also gives the distilled advice.
+        rng: Of the gate's dropout.
 
     Returns:
-        The bundle, without dropout; None without advice.
+        The bundle; None without advice.
     """
     if gate is None or adviser is None:
         return None
     distilled = agent.heads.get("prior_net") if isinstance(agent, DreamerV3Agent) else None
-    return Guidance(gate, adviser, distilled, discount=1.0 - 1.0 / cfg.agent.discount_horizon)
+    return Guidance(gate, adviser, distilled, 1.0 - 1.0 / cfg.agent.discount_horizon, rng)
 
 
 def build_replay(cfg: Config, spec: Spec, num_actions: int, rng: torch.Generator) -> ReplayBuffer:

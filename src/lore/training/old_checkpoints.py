@@ -28,10 +28,9 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     episodes, successes = state.pop("episodes")
     todo = list(state.pop("todo", ()))  # the oldest were made between two ticks
     state["progress"] = flat | {"episodes": episodes, "successes": successes, "todo": todo}
-    replay, dropout = state.pop("replay_rng"), state.pop("gate_dropout")
-    state["rng"] = {"act": state.pop("act_rng")}
+    replay = state.pop("replay_rng")
+    state["rng"] = {"act": state.pop("act_rng"), "gate_dropout": state.pop("gate_dropout")}
     state["rng"] |= {} if replay is None else {"replay": replay}
-    state["rng"] |= {} if state["gate"] is None else {"gate_dropout": dropout}
     (deter, stoch, action), (latched, value) = state.pop("carry"), state.pop("advice_carry")
     carry = {"deter": deter, "stoch": stoch, "prev_action": action, "latched": latched, "value": value}
     envs = dict(state["envs"])

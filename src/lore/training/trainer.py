@@ -80,12 +80,11 @@ class Trainer:
         self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
         self.replay = build.build_replay(cfg, spec, actions, rng["replay"]) if self.learner else None
         self.adviser = build.build_adviser(cfg, envs, run_dir, logger.say)
-        self.guidance = build.build_guidance(cfg, gate, self.adviser, self.agent)
+        self.guidance = build.build_guidance(cfg, gate, self.adviser, self.agent, rng["gate_dropout"])
         self.meter = AdviceMeter(gate) if gate else None
 
-        drops = replace(self.guidance, rng=rng["gate_dropout"]) if self.guidance else None
         noise = ActionNoise(cfg.explore, cfg.run.steps, envs.action_names)
-        policy = GuidedPolicy(self.agent, spec, rng["act"], advice=drops, noise=noise)
+        policy = GuidedPolicy(self.agent, spec, rng["act"], advice=self.guidance, noise=noise)
         skills = SkillMeter(cast(list[MiniGridAdapter], envs.envs))
         follow_end = cfg.gate.follow_steps if gate and gate.follows else None
         self.collector = Collector(envs, policy, self.replay, self.metrics, skills, self.meter, follow_end)
@@ -228,7 +227,7 @@ class Trainer:
             greedy = score(play(greedy=True), set()).success
         if self.guidance and self.adviser and self.cfg.run.eval_advised:
             reader = self.adviser.reader(self.evaluator.episodes)
-            advised = score(play(advice=replace(self.guidance, adviser=reader)), set()).success
+            advised = score(play(advice=replace(self.guidance, adviser=reader, rng=None)), set()).success
             values["eval/success_advised"] = advised
         progress.greedy, progress.advised = greedy, advised
         progress.curve.append([self.env_step, sampled.success])
