@@ -90,8 +90,8 @@ def refuse_secret_arguments(arguments: Sequence[str]) -> None:
         BadInput: one of them holds a secret; it names the key.
     """
     for argument in arguments:
-        key, equals, value = argument.partition("=")
-        refuse_secret(key.lstrip("+~") if equals else "command line", value if equals else argument)
+        key = re.match(r"[+~]*([\w./@-]+)=", argument)
+        refuse_secret(key[1] if key else "command line", argument)
 
 
 def check_address(key: str, url: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lore
 from lore.base.errors import BadInput
+from lore.base.secrets import mask, refuse_secret_arguments
 from lore.base.streams import lost_output, protect_streams
 from lore.training.signals import interrupt_on_signals
 
@@ -45,6 +46,7 @@ def guard(
         if "--version" in arguments:
             print(f"{command} {lore.__version__}")
             return DONE
+        refuse_secret_arguments(arguments)
         with interrupt_on_signals():
             status = work(arguments)
     except BadInput as error:
@@ -71,13 +73,13 @@ def debug() -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """An error of our own or another's making as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """An error of our own or another's making as one line, without secrets."""
+    return mask(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def refuse(command: str, error: BadInput) -> int:
     """Say what is wrong with the input. Returns the exit status."""
-    print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    print(mask(f"{command}: {' '.join(str(error).split())}"), file=sys.stderr, flush=True)
     return BAD_INPUT
 
 
@@ -89,5 +91,5 @@ def say_interrupted(command: str, run_dir: Path | None = None) -> int:
 
 
 def _fail(command: str, text: str) -> int:
-    print(f"{command}: {text}", file=sys.stderr, flush=True)
+    print(mask(f"{command}: {text}"), file=sys.stderr, flush=True)
     return FAILED

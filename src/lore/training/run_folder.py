@@ -17,6 +17,7 @@ from typing import Any
 
 from lore.base.errors import BadInput, out_of_space
 from lore.base.files import write_atomic
+from lore.base.secrets import mask
 from lore.config.options import Config
 
 PACKAGES = ("lore", "torch", "numpy", "gymnasium", "minigrid", "hydra-core", "omegaconf", "wandb")
@@ -73,7 +74,7 @@ def write_resume(run_dir: Path, config_yaml: str, command: Sequence[str]) -> Non
 def provenance(command: Sequence[str]) -> dict[str, Any]:
     """Where numbers come from: command, commit, versions, machine, time (UTC, ISO 8601)."""
     return {
-        "command": shlex.join(command),
+        "command": mask(shlex.join(command)),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **_checkout(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -94,7 +95,7 @@ def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path | No
     with suppress(OSError):
         _write_status(run_dir, "failed", known)
     try:
-        write_atomic(trace, "".join(traceback.format_exception(error)))
+        write_atomic(trace, mask("".join(traceback.format_exception(error))))
     except OSError:  # the failure itself is told on stderr
         return None
     return trace
