@@ -14,7 +14,8 @@ ADVICE = {
     "llm/cost_usd": 0.0042,
     "llm/prior_share": 0.62,
     "llm/influence_kl": 0.0123,
-    "llm/argmax_flip_share": 0.08,
+    "llm/argmax_flip_share": 0.72,
+    "llm/clear_change_share": 0.08,
 }
 
 
@@ -33,8 +34,14 @@ def test_a_learner_with_an_adviser() -> None:
         "With the LLM off it solves 97 % of the held-out episodes (greedy 100 %, with advice 98 %); "
         "90 % was reached at step 9500.",
         "The adviser (scripted) was asked 143 times and had advice at 62 % of the steps, with a mean KL of "
-        "0.012 nats; it changed the likeliest action at 8 % of all steps, for $0.0042.",
+        "0.012 nats; it clearly changed the likeliest action at 8 % of all steps, for $0.0042.",
     ]
+
+
+def test_a_summary_of_an_older_version_says_nothing_of_changed_actions() -> None:
+    old = summary()
+    del old["influence"]["clear_change_share"]
+    assert closing_text(old, 10_000, "dreamer", "scripted")[2].endswith("KL of 0.012 nats, for $0.0042.")
 
 
 def test_a_learner_alone() -> None:

@@ -20,8 +20,8 @@ WELL = {"health/alerts": 0}
 SICK = {"policy/entropy": 0.25, "success/windowed": 0.0, "loss/actor": float("nan")}
 
 
-def open_logger(path: Path, env_step0: int = 0, **health: Any) -> RunLogger:
-    return RunLogger(path, OPTIONS, {**CFG, "health": asdict(HealthOptions(**health))}, env_step0)
+def open_logger(path: Path, **health: Any) -> RunLogger:
+    return RunLogger(path, OPTIONS, {**CFG, "health": asdict(HealthOptions(**health))})
 
 
 def rows(path: Path, name: str = "metrics.jsonl") -> list[dict]:
@@ -103,7 +103,7 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
         with (tmp_path / name).open("ab") as torn:
             torn.write(b'{"env_step": 300, "x"')
 
-    resumed = open_logger(tmp_path, 100)
+    resumed = open_logger(tmp_path)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert [row["env_step"] for row in rows(tmp_path)] == [100]
     resumed.write_metrics(200, {"x": 2.0})

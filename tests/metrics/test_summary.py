@@ -52,7 +52,8 @@ def test_summary_has_the_keys_others_rely_on() -> None:
     assert values["steps_to_90"] == 500 and values["auc"] == 0.95
     assert values["eval_success_advised"] is None and values["cache_hit_rate"] is None
     assert values["llm_calls_used"] == 0 and values["alerts"] == {}
-    assert values["influence"] == {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0}
+    none = {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0, "clear_change_share": None}
+    assert values["influence"] == none
 
 
 def test_summary_tells_the_influence_and_the_alerts() -> None:
@@ -61,7 +62,8 @@ def test_summary_tells_the_influence_and_the_alerts() -> None:
         "llm/cache_hit_rate": math.nan,
     }  # fmt: skip
     values = summary(advice=advice, alerts={"low_entropy": 2})
-    assert values["influence"] == {"mean_kl": 0.02, "prior_share": 0.5, "argmax_flip_share": 0.1}
+    told = {"mean_kl": 0.02, "prior_share": 0.5, "argmax_flip_share": 0.1}
+    assert values["influence"] == told | {"clear_change_share": None}
     assert values["alerts"] == {"low_entropy": 2} and values["llm_calls_used"] == 7
     assert values["cache_hit_rate"] is None
     assert summary(advice={"llm/influence_kl": math.nan})["influence"]["mean_kl"] == 0.0

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests import runs
 
 from lore.base.errors import BadInput
 from lore.config.compose import compose
+from lore.training.advice_meter import CLEAR, AdviceMeter, clear_changes
 
 DOORKEY = ["agent=prior", "env=doorkey5", "env.max_steps=100", "run.eval_episodes=10", "run.eval_every=500"]
 ALONE = [*DOORKEY, "run.steps=500", "run.save_every=500", "llm.cache=null"]
@@ -20,7 +24,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def episodes(folder: Path) -> list[dict]:
-    return runs.rows(folder, "episodes.jsonl", leave_out=("arm",))
+    return runs.rows(folder, "episodes.jsonl", leave_out=("adviser",))
 
 
 def test_the_scripted_adviser_solves_doorkey_for_a_handful_of_asks(tmp_path: Path) -> None:
@@ -79,3 +83,49 @@ def test_wrong_advisers_are_refused_by_key(overrides: list[str], key: str, says:
         compose(overrides)
         runs.run(tmp_path, *overrides)
     assert refused.value.key == key and says in str(refused.value)
+
+
+@given(st.integers(2, 7), st.integers(0, 10**6), st.floats(1e-7, 5.0))
+def test_a_change_among_ties_is_no_clear_change(actions: int, seed: int, scale: float) -> None:
+    """Against a plain definition; and a push too small to matter never counts, whatever it flips."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(8, actions, generator=rng)
+    mixed = logits + torch.randn(8, actions, generator=rng)
+    for before, after, clear in zip(logits, mixed, clear_changes(logits, mixed).tolist(), strict=True):
+        own, new = int(before.argmax()), int(after.argmax())
+        p, q = before.softmax(0), after.softmax(0)
+        assert clear == (own != new and max(float(p[own] - p[new]), float(q[new] - q[own])) >= CLEAR)
+    uniform = 1e-6 * torch.randn(8, actions, generator=rng)
+    nudged = 0.01 * torch.randn(8, actions, generator=rng)
+    assert not clear_changes(uniform, nudged).any()
+
+
+def test_what_counts_as_a_change() -> None:
+    uniform, decided, other = (
+        torch.zeros(1, 3),
+        torch.tensor([[2.0, 0.0, 0.0]]),
+        torch.tensor([[0.0, 2.0, 0.0]]),
+    )
+    assert clear_changes(decided, other).item() and clear_changes(uniform, other).item()
+    assert not clear_changes(decided, decided).item() and not clear_changes(uniform, decided).item()
+
+
+def test_the_summary_counts_clear_changes_apart_and_resume_goes_on_counting(tmp_path: Path) -> None:
+    options = ["gate=fixed", "gate.beta=0.05", "llm=oracle", "llm.cooldown_steps=0", "env=doorkey5"]
+    options += ["env.actions=all", "env.max_steps=30"]
+    whole = runs.summary(runs.run(tmp_path / "whole", *options))["influence"]
+    assert whole["clear_change_share"] < whole["argmax_flip_share"] and whole["argmax_flip_share"] > 0.1
+    runs.run(tmp_path / "parts", *options, stop_at=30)
+    assert runs.summary(runs.run(tmp_path / "parts", *options))["influence"] == whole
+
+
+def test_a_checkpoint_of_an_older_version_leaves_the_share_unknown() -> None:
+    from lore.config.options import GateOptions
+    from lore.gate import build_gate
+
+    meter = AdviceMeter(build_gate(GateOptions(), "cpu"))
+    assert meter.clear_change_share == 0.0
+    state = meter.state_dict()
+    del state["changes"]
+    meter.load_state_dict(state)
+    assert meter.clear_change_share is None

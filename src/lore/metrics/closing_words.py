@@ -60,8 +60,10 @@ def _advised(summary: Mapping[str, Any], agent: str, adviser: str) -> str:
         return f"{said} and had no advice to give, for {_dollars(summary['llm_cost_usd'])}."
     said += f" and had advice at {share(influence['prior_share'])} of the steps"
     if agent != "prior":
-        said += f", with a mean KL of {influence['mean_kl']:.2g} nats; it changed the likeliest action"
-        said += f" at {share(influence['argmax_flip_share'])} of all steps"
+        said += f", with a mean KL of {influence['mean_kl']:.2g} nats"
+        changed = influence.get("clear_change_share")  # unknown in a summary of an older version
+        if changed is not None:
+            said += f"; it clearly changed the likeliest action at {share(changed)} of all steps"
     return f"{said}, for {_dollars(summary['llm_cost_usd'])}."
 
 

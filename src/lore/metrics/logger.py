@@ -33,17 +33,23 @@ class RunLogger:
         run_dir: Path,
         options: LoggerOptions,
         cfg_dict: Mapping[str, Any],
-        env_step0: int = 0,
         *,
         arm: str = "",
     ) -> None:
-        """cfg_dict: the resolved config, as asdict(Config). env_step0: where the view starts. arm: for W&B.
+        """
+        Args:
+            run_dir: The run folder.
+            options: Of the group `logger`.
+            cfg_dict: The resolved config, as asdict(Config).
+            arm: For W&B.
 
-        Raises OSError when the folder cannot be written, ValueError for an unknown mode in `options`.
+        Raises:
+            OSError: The folder cannot be written.
+            ValueError: `options` has an unknown mode.
         """
         task, steps, agent = cfg_dict["env"]["id"], cfg_dict["run"]["steps"], cfg_dict["agent"]["name"]
         adviser = "none" if cfg_dict["gate"]["name"] == "none" else cfg_dict["llm"]["provider"]
-        self._terminal = Terminal(options.terminal, View(task, run_dir, steps, env_step0, agent, adviser))
+        self._terminal = Terminal(options.terminal, View(task, run_dir, steps, agent=agent, adviser=adviser))
         self._wandb = WandbSink(run_dir, options, cfg_dict, self._terminal.say, arm)
         self._health, self._verbose = monitor(cfg_dict), cfg_dict["health"]["verbose"]
         self._dir = run_dir
@@ -95,6 +101,15 @@ class RunLogger:
         scores = {"eval/success": success} | ({} if greedy is None else {"eval/success_greedy": greedy})
         self.write_metrics(env_step, {**scores, **(values or {})})
         self._terminal.evaluation(env_step, success, greedy)
+
+    def show_evaluation(self, over: int, episodes: int) -> None:
+        """Show how far an evaluation is; nothing is written.
+
+        Args:
+            over: Episodes that have ended.
+            episodes: All of them.
+        """
+        self._terminal.evaluating(over, episodes)
 
     def write_episode(self, ep: Episode) -> None:
         """Append a finished training episode to episodes.jsonl."""

@@ -84,6 +84,7 @@ def make_summary(
             "mean_kl": advice.get("llm/influence_kl", 0.0),
             "prior_share": advice.get("llm/prior_share", 0.0),
             "argmax_flip_share": advice.get("llm/argmax_flip_share", 0.0),
+            "clear_change_share": advice.get("llm/clear_change_share"),
         },
         "alerts": dict(alerts or {}),
     }

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from lore.base.types import SOURCES
 from lore.gate.mix import divergence
 from lore.gate.temperature import pinned
@@ -17,16 +19,43 @@ if TYPE_CHECKING:
     from lore.training.acting import Decision
 
 NONE = SOURCES[0]
+CLEAR = 0.05  # difference of two probabilities from which one action is preferred to the other
+
+
+def clear_changes(logits: Tensor, mixed: Tensor) -> Tensor:
+    """Where advice changed the likeliest action, and not just which of two ties comes first.
+
+    A policy that is nearly uniform has no likeliest action to speak of: the least push flips it. A change
+    counts where the policy was decided (it preferred its own action to the new one by CLEAR) or where the
+    advised policy is.
+
+    Args:
+        logits: Of the policy, (N, A).
+        mixed: Of the advised policy, (N, A).
+
+    Returns:
+        (N,) bool.
+    """
+    own, new = logits.argmax(-1, keepdim=True), mixed.argmax(-1, keepdim=True)  # (N, 1)
+    before, after = logits.softmax(-1), mixed.softmax(-1)  # (N, A)
+    was_decided = before.gather(-1, own) - before.gather(-1, new) >= CLEAR
+    is_decided = after.gather(-1, new) - after.gather(-1, own) >= CLEAR
+    return ((own != new) & (was_decided | is_decided)).squeeze(-1)
 
 
 class AdviceMeter:
     """Means over training steps since the last row (uncertainty_gate/), and the influence since the run began
     (llm/): mean KL(pi_mix || pi_wm) over steps with advice, share of steps with advice, share of steps at
-    which it changed the likeliest action, steps by source."""
+    which it changed the likeliest action, steps by source.
+
+    changes: steps at which that change was clear (see `clear_changes`); None where a part of the run was not
+    counted, because it was made by an older version.
+    """
 
     def __init__(self, gate: Gate):
         self.gate = gate
         self.steps = self.flips = 0
+        self.changes: int | None = 0
         self.kl_sum = 0.0
         self.sources: Counter[str] = Counter()
         self._window: dict[str, list[float]] = {}
@@ -51,6 +80,9 @@ class AdviceMeter:
         flips = (mixed.logits.argmax(-1) != decision.belief.logits.argmax(-1)).tolist()
         self.kl_sum += sum(kl[i] for i in advised)
         self.flips += sum(flips[i] for i in advised)
+        if self.changes is not None:
+            clear = clear_changes(decision.belief.logits, mixed.logits).tolist()
+            self.changes += sum(clear[i] for i in advised)
         self._put("kl", kl, advised)
         if self.gate.options.temperature == "match":
             self._put("temperature_pinned_share", pinned(mixed.temperature).tolist(), advised)
@@ -87,13 +119,19 @@ class AdviceMeter:
             **shares,
         }
 
+    @property
+    def clear_change_share(self) -> float | None:
+        """Share of the steps since the run began at which advice clearly changed the likeliest action."""
+        return None if self.changes is None else self.changes / max(1, self.steps)
+
     def state_dict(self) -> dict[str, Any]:
         window = {name: list(values) for name, values in self._window.items()}
         counts = [self.steps, self.flips, self.kl_sum]
-        return {"counts": counts, "sources": dict(self.sources), "window": window}
+        return {"counts": counts, "changes": self.changes, "sources": dict(self.sources), "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.flips, self.kl_sum = state["counts"]
+        self.changes = state.get("changes")
         self.sources = Counter(state["sources"])
         self._window = {name: list(values) for name, values in state["window"].items()}
 

@@ -238,12 +238,15 @@ class Trainer:
     def _between(self, over: int, episodes: int) -> None:
         """Called between two steps of an evaluation of which `over` of `episodes` have ended."""
         self.stop.check()
+        self.logger.show_evaluation(over, episodes)
 
     def write_summary(self, status: str) -> None:
         """Write summary.json. status: running, finished, failed or interrupted."""
         progress, advice = self.progress, {}
         if self.adviser and self.meter:
             advice = self.meter.influence() | self.adviser.metrics()
+            if self.meter.clear_change_share is not None:
+                advice["llm/clear_change_share"] = self.meter.clear_change_share
         self.logger.write_summary(
             make_summary(
                 env_id=self.cfg.env.id,

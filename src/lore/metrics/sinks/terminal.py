@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from lore.metrics.closing_words import closing_text
 from lore.metrics.sinks.terminal_view import (
     View,
     advice_text,
+    clock_time,
     duration,
     evaluation_text,
     plain_line,
@@ -31,22 +33,34 @@ from lore.metrics.sinks.terminal_view import (
 )
 
 LIVE_S = 0.25  # seconds between refreshes: at most 4 Hz
+IDLE_S = 1.0  # seconds after which the live view is drawn anew though nothing was told
 PLAIN_S = 5.0  # seconds between plain lines
 MODES = ("auto", "live", "plain", "off")
 
 
 class Terminal:
-    """Shows a `View` on `stream` (stderr). It has no thread: it draws inside the calls that feed it.
+    """Shows a `View` on a stream.
 
-    mode: "live" redraws a panel in place, "plain" prints a line per evaluation and every few seconds, "off"
-    shows nothing but what `say` is given, "auto" is live on a terminal and plain elsewhere. A stream that
-    is gone (a closed terminal or pipe) turns the view off; training does not notice.
-    Raises ValueError for an unknown mode.
+    It draws inside the calls that feed it. On a terminal a thread draws as well while none comes, so that the
+    clock goes on in an evaluation; it reads the view and nothing else of the run. A stream that is gone (a
+    closed terminal or pipe) turns the view off; training does not notice.
     """
 
     def __init__(
         self, mode: str, view: View, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """
+        Args:
+            mode: "live" redraws a panel in place; "plain" prints a line for each evaluation, and one every
+                few seconds in which something has moved; "off" shows nothing but what `say` is given;
+                "auto" is live on a terminal and plain elsewhere.
+            view: What is shown.
+            stream: Where to; None: stderr.
+            clock: Seconds.
+
+        Raises:
+            ValueError: The mode is unknown.
+        """
         if mode not in MODES:
             raise ValueError(f"logger.terminal={mode}: use one of {', '.join(MODES)}")
         self.view, self._clock = view, clock
@@ -54,61 +68,84 @@ class Terminal:
         self.mode = mode
         if mode == "auto":
             self.mode = "live" if self._stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
-        self.stream_errors = 0
         self._live: Live | None = None
+        self._size: tuple[int, int] | None = None  # of the terminal, when it was drawn last
         self._drawn = float("-inf")
+        self._told: tuple[object, ...] = ()  # what the latest plain line was about
+        self._lock = threading.RLock()
+        self._over = threading.Event()
         view.started = view.now = clock()
         view.tick(view.now, view.env_step)
 
     def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
         """A row of metrics was written. Reads gradient_steps and what `View.row` takes, if they are there."""
-        self.view.row(values)
-        self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
-        self._draw()
+        with self._lock:
+            self.view.row(values)
+            self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
+            self._draw()
 
     def episode(self, episode: Episode) -> None:
         """A training episode has ended."""
-        self.view.episodes.append(bool(episode.success))
-        self.view.tick(self._clock(), episode.env_step)
-        self._draw()
+        with self._lock:
+            self.view.episodes.append(bool(episode.success))
+            self.view.tick(self._clock(), episode.env_step)
+            self._draw()
+
+    def evaluating(self, over: int, episodes: int) -> None:
+        """An evaluation is under way: `over` of its `episodes` have ended."""
+        with self._lock:
+            self.view.evaluating = (over, episodes)
+            self.view.now = self._clock()
+            self._draw()
 
     def evaluation(self, env_step: int, success: float, greedy: float | None) -> None:
         """An evaluation is done: shown at once. success, greedy: shares of the episodes."""
-        self.view.evaluations.append([env_step, success, greedy])
-        self.view.tick(self._clock(), env_step)
-        self._draw(now=True)
+        with self._lock:
+            self.view.evaluating = None
+            self.view.evaluations.append([env_step, success, greedy])
+            self.view.tick(self._clock(), env_step)
+            self._draw(now=True)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """summary.json was written: `close` tells of the latest."""
-        self.view.summary, self.view.summary_at = dict(values), self._clock()
+        with self._lock:
+            self.view.summary, self.view.summary_at = dict(values), self._clock()
 
     def saved(self) -> None:
         """The run is being saved at its present step."""
-        self.view.saved_step = self.view.env_step
-        self.view.now = self._clock()
-        self._draw()
+        with self._lock:
+            self.view.saved_step = self.view.env_step
+            self.view.now = self._clock()
+            self._draw()
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the live view if there is one. Also in mode "off"."""
-        if self._live is not None:
-            live = self._live
-            self._write(lambda: live.console.print(text, markup=False, highlight=False, soft_wrap=True))
-        else:
-            self._write(lambda: print(text, file=self._stream, flush=True))
+        with self._lock:
+            if self._live is not None:
+                live = self._live
+                self._write(lambda: live.console.print(text, markup=False, highlight=False, soft_wrap=True))
+            else:
+                self._write(lambda: print(text, file=self._stream, flush=True))
 
     def close(self, status: str, next_step: str = "", alerts: Mapping[str, int] | None = None) -> None:
         """Draw once more and say what the run came to.
 
         next_step: what to try next. alerts: name -> how often. Both are told of where there are any.
         """
-        if self.mode == "off":
-            return
-        self.view.now = self._clock()
-        if self._live is not None:
-            self._draw(now=True)
-        if self._live is not None:
-            self._write(self._live.stop)
-            self._live = None
+        self._over.set()
+        with self._lock:
+            if self.mode == "off":
+                return
+            self.view.now, self.view.evaluating = self._clock(), None
+            if self._live is not None:
+                self._draw(now=True)
+            if self._live is not None:
+                self._write(self._live.stop)
+                self._live = None
+            self._close(status, next_step, alerts)
+            self.mode = "off"
+
+    def _close(self, status: str, next_step: str, alerts: Mapping[str, int] | None) -> None:
         view = self.view
         for sentence in closing_text(view.ending(status), view.steps, view.agent, view.adviser):
             self.say(self._wrapped(sentence))
@@ -118,7 +155,6 @@ class Terminal:
         self.say(f"folder: {view.run_dir}")
         if next_step:
             self.say(f"next: {next_step}")
-        self.mode = "off"
 
     def _wrapped(self, text: str) -> str:
         """`text` in the width of a terminal; one line elsewhere."""
@@ -129,24 +165,40 @@ class Terminal:
         if self.mode == "off" or not (now or self.view.now - self._drawn >= pause):
             return
         self._drawn = self.view.now
-        if self.mode == "plain":
-            self.say(plain_line(self.view))
-        else:
+        if self.mode == "live":
             self._write(self._draw_live)
+            return
+        about = (self.view.env_step, self.view.evaluating, len(self.view.evaluations))
+        if about != self._told:
+            self._told = about
+            self.say(f"{clock_time()} {plain_line(self.view)}")
 
     def _draw_live(self) -> None:
         if self._live is None:
-            console = _Console(file=self._stream, force_terminal=True)
-            live = Live(console=console, auto_refresh=False)
+            live = Live(console=_Console(file=self._stream, force_terminal=True), auto_refresh=False)
             live.start()
             self._live = live
+            threading.Thread(target=self._draw_idle, name="live view", daemon=True).start()
+        console = self._live.console
+        size = (console.width, console.height)
+        if self._size not in (None, size):  # the lines drawn before are wrapped anew, nobody knows where
+            console.clear()
+        self._size = size
         self._live.update(panel(self.view), refresh=True)
+
+    def _draw_idle(self) -> None:
+        """The thread: draw where nothing was drawn for IDLE_S."""
+        while not self._over.wait(IDLE_S / 4):
+            with self._lock:
+                if self._clock() - self._drawn >= IDLE_S and self._live is not None:
+                    self.view.now = self._clock()
+                    self._draw(now=True)
 
     def _write(self, call: Callable[[], None]) -> None:
         try:
             call()
         except OSError:  # the stream is gone, and with it the place to say so
-            self.stream_errors += 1
+            self._over.set()
             live, self._live, self.mode = self._live, None, "off"
             if live is not None:
                 live.console.quiet = True

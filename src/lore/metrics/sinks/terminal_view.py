@@ -24,6 +24,7 @@ METRICS = {
 class View:
     """A run as the terminal sees it. Times are seconds of one clock; speeds are per second.
 
+    evaluating: episodes that are over, and all, of an evaluation under way; None outside of one.
     beta, kl (nats), asks and asks_left are those of the last row that had them, None before it; without a
     limit on the asks, asks_left stays None.
     """
@@ -39,6 +40,7 @@ class View:
     now: float = 0.0
     episodes: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
     evaluations: list[list[Any]] = field(default_factory=list)  # [env_step, sampled, greedy or None]
+    evaluating: tuple[int, int] | None = None
     saved_step: int | None = None
     marks: deque[tuple[float, int, int]] = field(default_factory=deque)  # (time, env_step, gradient_steps)
     beta: float | None = None
@@ -141,11 +143,15 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 def evaluation_text(view: View) -> str:
-    """The latest evaluation, e.g. "92 % sampled, 97 % greedy"; "-" before the first."""
-    if not view.evaluations:
-        return "-"
-    _, sampled, greedy = view.evaluations[-1]
-    return f"{share(sampled)} sampled" + ("" if greedy is None else f", {share(greedy)} greedy")
+    """The latest evaluation, e.g. "92 % sampled, 97 % greedy", and how far one under way is; "-" at first."""
+    text = "-"
+    if view.evaluations:
+        _, sampled, greedy = view.evaluations[-1]
+        text = f"{share(sampled)} sampled" + ("" if greedy is None else f", {share(greedy)} greedy")
+    if view.evaluating is not None:
+        over, episodes = view.evaluating
+        text += f" ({over} of {episodes} episodes)"
+    return text
 
 
 def speed_text(view: View) -> str:
