@@ -79,6 +79,34 @@ def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
     }
 
 
+def busy_share(cfg: Config, steps: int = PROFILED) -> float:
+    """Share of the wall time of gradient steps in which the device computes.
+
+    Args:
+        cfg: as for `measure`.
+        steps: gradient steps that are looked at.
+
+    Returns:
+        On a card, time in its kernels over wall time; on a CPU, time of this process over wall time.
+    """
+    agent, batch = _prepare(cfg)
+    for _ in range(WARM_UP):
+        agent.update(batch)
+    if agent.device.type != "cuda":
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            agent.update(batch)
+        return (time.process_time() - cpu) / (time.perf_counter() - wall)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        started = time.perf_counter()
+        for _ in range(steps):
+            agent.update(batch)
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - started
+    return sum(e.self_device_time_total for e in profiler.key_averages()) / 1e6 / wall
+
+
 def table(cfg: Config, trace: str) -> str:
     """Where the time of a gradient step goes: by region, and by operation; `trace` takes every call."""
     agent, batch = _prepare(cfg)
