@@ -259,16 +259,16 @@ def test_a_study_puts_every_job_into_a_folder_of_its_own(
 def test_a_job_that_fails_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from lore.training import trainer as train
+    from lore.training.trainer import Trainer
 
-    real = train.Trainer.learn
+    real = Trainer.learn
 
-    def learn(trainer: train.Trainer) -> None:
+    def learn(trainer: Trainer) -> None:
         if trainer.cfg.seed == 1 and trainer.env_step > 35:
             raise RuntimeError("out of luck")
         real(trainer)
 
-    monkeypatch.setattr(train.Trainer, "learn", learn)
+    monkeypatch.setattr(Trainer, "learn", learn)
     monkeypatch.chdir(tmp_path)
     arguments = ["-m", "hydra.sweep.dir=study", *runs.TINY, "run.steps=40", "run.eval_every=0", "seed=0,1,2"]
     assert cli.main(arguments) == FAILED

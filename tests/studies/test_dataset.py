@@ -18,7 +18,7 @@ from lore.llm.providers.recorded import (
     prompt_id,
     read_prompts,
 )
-from lore.studies import dataset as record
+from lore.studies import dataset
 from lore.studies.dataset import (
     ExportOptions,
     ImportOptions,
@@ -308,7 +308,7 @@ def test_unusable_answers_stay_and_are_counted(tmp_path, capsys):
     assert said.count("bad_plan") == 2 and said.count("empty") == 2
     data = load(folder)
     assert len(data.answers) == 8
-    assert record.stats(data)["kinds"] == {"plan": 4, "bad_plan": 2, "empty": 2}
+    assert dataset.stats(data)["kinds"] == {"plan": 4, "bad_plan": 2, "empty": 2}
     kinds = [type(data.parsed(name)) for name in data.prompts]
     assert kinds == [Answer, BadAnswer, BadAnswer, Answer] * 2
 
@@ -371,7 +371,7 @@ def test_an_import_that_dies_leaves_no_part_of_a_data_set(tmp_path, monkeypatch,
         raise OSError(28, "No space left on device")
 
     if moment == "write":
-        monkeypatch.setattr(record, "card", full)
+        monkeypatch.setattr(dataset, "card", full)
     else:
         monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(BadInput, match="No space"):
@@ -412,7 +412,7 @@ def test_stats_say_how_much_of_the_task_is_answered(tmp_path, capsys):
     texts = [PLAN, json.dumps({"why": "", "plan": None, "policy": policy, "confidence": 1.0}), "no"]
     folder = imports(tmp_path, prompts, answers_for(prompts, texts, output_tokens=7)[:3])
     capsys.readouterr()
-    record.stats_main(StatsOptions(str(folder)))
+    dataset.stats_main(StatsOptions(str(folder)))
     out = capsys.readouterr().out
     found = json.loads(out.splitlines()[-1])
     assert (found["answers"], found["prompts"], found["output_tokens"]) == (3, 20, 21)
@@ -433,5 +433,5 @@ def test_stats_say_how_much_of_the_task_is_answered(tmp_path, capsys):
 
 def test_stats_of_something_else_are_refused(tmp_path):
     with pytest.raises(BadInput) as caught:
-        record.stats_main(StatsOptions(str(tmp_path)))
+        dataset.stats_main(StatsOptions(str(tmp_path)))
     assert caught.value.key == "dataset"

@@ -19,7 +19,7 @@ from lore.envs import make_env
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.privileged.truth import core, draw
 from lore.nn.distributions import symlog
-from lore.studies import films as video
+from lore.studies import films
 from lore.training.build import build_advised_gate, build_agent
 
 Spec = dict[str, ObsSpec]
@@ -29,10 +29,10 @@ def config(obs: str = "symbolic", *overrides: str) -> Config:
     return compose(["+preset=debug", "dtype=float32", f"obs={obs}", "agent.lr=0.003", *overrides])
 
 
-def recorded(cfg: Config, steps: int, seed: int = 0) -> tuple[video.Recording, MiniGridAdapter]:
+def recorded(cfg: Config, steps: int, seed: int = 0) -> tuple[films.Recording, MiniGridAdapter]:
     """`steps` random actions in DoorKey, or fewer where the episode ends."""
     env = make_env(cfg.env, cfg.obs)
-    recorder = video.Recorder(env)
+    recorder = films.Recorder(env)
     recorder.reset(seed=seed)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
@@ -62,14 +62,14 @@ class Says(nn.Module):
 
 def panel(frame: np.ndarray, index: int, shape: tuple[int, ...]) -> np.ndarray:
     """The picture of that shape in the middle of a panel."""
-    outer = video.PANEL + 2 * video.BORDER
-    y = video.HEAD + (outer - shape[0]) // 2
+    outer = films.PANEL + 2 * films.BORDER
+    y = films.HEAD + (outer - shape[0]) // 2
     x = index * outer + (outer - shape[1]) // 2
     return frame[y : y + shape[0], x : x + shape[1]]
 
 
 def border(frame: np.ndarray, index: int) -> tuple[int, ...]:
-    pixel = frame[video.HEAD + 1, index * (video.PANEL + 2 * video.BORDER) + 1]
+    pixel = frame[films.HEAD + 1, index * (films.PANEL + 2 * films.BORDER) + 1]
     return tuple(int(v) for v in pixel)
 
 
@@ -80,30 +80,30 @@ def test_a_view_is_drawn_as_minigrid_draws_it() -> None:
     for seed in range(3):
         obs, _ = env.reset(seed=seed)
         for _ in range(20):
-            ours = video.view_of(obs, env.obs_spec)
-            assert np.array_equal(ours, core(env).get_pov_render(video.PANEL // 7))
+            ours = films.view_of(obs, env.obs_spec)
+            assert np.array_equal(ours, core(env).get_pov_render(films.PANEL // 7))
             obs, *_ = env.step(int(rng.integers(7)))
 
 
 def test_every_code_of_a_cell_can_be_drawn() -> None:
-    for corner in np.ndindex(*(video.LIMITS + 1)):
-        assert video.draw_view(np.full((7, 7, 3), corner, np.uint8), 28).shape == (28, 28, 3)
+    for corner in np.ndindex(*(films.LIMITS + 1)):
+        assert films.draw_view(np.full((7, 7, 3), corner, np.uint8), 28).shape == (28, 28, 3)
 
 
 def test_a_recorder_changes_nothing_and_keeps_what_belongs_together() -> None:
     cfg = config()
     plain, wrapped = make_env(cfg.env, cfg.obs), make_env(cfg.env, cfg.obs)
-    recorder = video.Recorder(wrapped)
+    recorder = films.Recorder(wrapped)
     obs, info = plain.reset(seed=3)
     rows = [obs]
     assert recorder.reset(seed=3)[1] == info
-    pictures = [draw(plain, video.PANEL)]
+    pictures = [draw(plain, films.PANEL)]
     actions = [2, 3, 1, 2, 5, 0, 2]
     for action in actions:
         ours, theirs = plain.step(action), recorder.step(action)
         assert ours[1:] == theirs[1:]
         rows.append(ours[0])
-        pictures.append(draw(plain, video.PANEL))
+        pictures.append(draw(plain, films.PANEL))
     kept = recorder.recording
     assert kept.actions == actions
     assert len(kept.rewards) == len(kept.terminal) == len(kept.obs) == len(actions) + 1
@@ -127,7 +127,7 @@ def test_the_film_shows_what_the_decoder_says() -> None:
     outs = {k: nn.functional.one_hot(torch.from_numpy(v), spec[k].classes).float() for k, v in said.items()}
     agent.world_model.decoder = Says(outs)  # type: ignore[assignment]
 
-    dream = video.imagine(agent, spec, episode, seed=0)
+    dream = films.imagine(agent, spec, episode, seed=0)
     assert all(np.array_equal(dream.obs[k], said[k]) for k in spec)
     same = [[said[k][t] == episode.obs[t][k] for k in ("object", "color", "state")] for t in range(10)]
     right = np.all(same, axis=1).mean((1, 2)).tolist()
@@ -135,14 +135,14 @@ def test_the_film_shows_what_the_decoder_says() -> None:
     assert dream.accuracy.tolist() == pytest.approx(right)
     assert (right[2], right[3]) == (1.0, 48 / 49)
 
-    frames = list(video.imagination_frames(episode, dream, spec, env.action_names))
+    frames = list(films.imagination_frames(episode, dream, spec, env.action_names))
     assert len(frames) == 10
     for t, frame in enumerate(frames):
         codes = np.stack([said[k][t] for k in ("object", "color", "state")], -1).astype(np.uint8)
-        drawn, truth = video.draw_view(codes), video.view_of(episode.obs[t], spec)
+        drawn, truth = films.draw_view(codes), films.view_of(episode.obs[t], spec)
         assert np.array_equal(panel(frame, 0, truth.shape), truth)
         assert np.array_equal(panel(frame, 1, drawn.shape), drawn)
-        assert border(frame, 1) == (video.SEEN if t < 5 else video.IMAGINED)
+        assert border(frame, 1) == (films.SEEN if t < 5 else films.IMAGINED)
 
 
 def test_it_sees_five_observations_and_then_imagines_with_the_actions_that_were_taken() -> None:
@@ -152,19 +152,19 @@ def test_it_sees_five_observations_and_then_imagines_with_the_actions_that_were_
     heard = Says({k: torch.zeros(13, *s.shape, s.classes) for k, s in spec.items()})
     agent.world_model.decoder = heard  # type: ignore[assignment]
 
-    def first_change(changed: video.Recording) -> int | None:
-        video.imagine(agent, spec, episode, 0)
+    def first_change(changed: films.Recording) -> int | None:
+        films.imagine(agent, spec, episode, 0)
         before = heard.feat
-        assert video.imagine(agent, spec, changed, 0).context == 5
+        assert films.imagine(agent, spec, changed, 0).context == 5
         differs = (heard.feat != before).any(-1).tolist()
         return differs.index(True) if any(differs) else None
 
-    def other_row(t: int) -> video.Recording:
+    def other_row(t: int) -> films.Recording:
         rows = list(episode.obs)
         rows[t] = {k: (v + 1) % spec[k].classes for k, v in rows[t].items()}
         return replace(episode, obs=rows)
 
-    def other_action(t: int) -> video.Recording:
+    def other_action(t: int) -> films.Recording:
         actions = list(episode.actions)
         actions[t] = (actions[t] + 1) % 7
         return replace(episode, actions=actions)
@@ -181,7 +181,7 @@ def test_the_last_imagined_step_is_that_of_the_recurrence() -> None:
     agent, spec = agent_for(cfg, env), env.obs_spec
     heard = Says({k: torch.zeros(6, *s.shape, s.classes) for k, s in spec.items()})
     agent.world_model.decoder = heard  # type: ignore[assignment]
-    video.imagine(agent, spec, episode, 0)
+    films.imagine(agent, spec, episode, 0)
     rssm, feat = agent.world_model.rssm, heard.feat[4:5]
     action = torch.tensor(episode.actions[4:5])
     deter = rssm.core(feat[:, : rssm.deter], feat[:, rssm.deter :], action, rssm.prepare())
@@ -193,7 +193,7 @@ def test_length(steps: int) -> None:
     cfg = config()
     episode, env = recorded(cfg, steps)
     assert len(episode.actions) == steps
-    dream = video.imagine(agent_for(cfg, env), env.obs_spec, episode, 0)
+    dream = films.imagine(agent_for(cfg, env), env.obs_spec, episode, 0)
     assert dream.context == min(5, steps)
     assert len(dream.reward) == len(dream.cont) == min(steps + 1, 50)
     assert dream.accuracy is not None
@@ -205,27 +205,27 @@ def test_plain_numbers_become_codes_that_exist() -> None:
     numbers = torch.zeros(1, 7, 7, 3)
     numbers[0, 0, 0] = torch.tensor([4.4, 3.6, 1.51])
     numbers[0, 1, 2] = torch.tensor([-3.0, 99.0, 2.6])
-    obs = video.likeliest({"image": symlog(numbers).flatten(1)}, spec)
-    codes = video.cells(obs, spec)
+    obs = films.likeliest({"image": symlog(numbers).flatten(1)}, spec)
+    codes = films.cells(obs, spec)
     assert codes is not None
     assert codes[0, 0, 0].tolist() == [4, 4, 2]
     assert codes[0, 1, 2].tolist() == [0, 5, 2]
-    video.draw_view(codes[0])
+    films.draw_view(codes[0])
 
 
 def test_numbers_and_pixels_are_filmed() -> None:
     for obs in ("raw147", "rgb64"):
         cfg = config(obs)
         episode, env = recorded(cfg, 7)
-        dream = video.imagine(agent_for(cfg, env), env.obs_spec, episode, 0)
+        dream = films.imagine(agent_for(cfg, env), env.obs_spec, episode, 0)
         assert (dream.accuracy is None) == (obs == "rgb64")
-        frames = list(video.imagination_frames(episode, dream, env.obs_spec, env.action_names))
+        frames = list(films.imagination_frames(episode, dream, env.obs_spec, env.action_names))
         if obs == "rgb64":
             assert np.array_equal(panel(frames[6], 0, (320, 320))[::5, ::5], episode.obs[6]["image"])
             assert np.array_equal(panel(frames[6], 1, (320, 320))[::5, ::5], dream.obs["image"][6])
         else:
             truth = episode.obs[6]["image"].reshape(7, 7, 3).astype(np.uint8)
-            assert np.array_equal(panel(frames[6], 0, (315, 315)), video.draw_view(truth))
+            assert np.array_equal(panel(frames[6], 0, (315, 315)), films.draw_view(truth))
 
 
 @pytest.mark.slow
@@ -233,11 +233,11 @@ def test_an_overfitted_model_reconstructs_and_predicts_what_happened() -> None:
     cfg = config("symbolic", "size.units=64", "size.hidden=64", "agent.agc=10")
     episode, env = recorded(cfg, 15)
     agent, spec = agent_for(cfg, env), env.obs_spec
-    untrained = video.imagine(agent, spec, episode, 0).accuracy
+    untrained = films.imagine(agent, spec, episode, 0).accuracy
     batch = batch_of(cfg, episode, spec)
     for _ in range(120):
         agent.update(batch)
-    dream = video.imagine(agent, spec, episode, 0)
+    dream = films.imagine(agent, spec, episode, 0)
     assert untrained is not None and dream.accuracy is not None
     assert untrained.mean() < 0.5
     assert dream.accuracy[:5].mean() > 0.95
@@ -245,7 +245,7 @@ def test_an_overfitted_model_reconstructs_and_predicts_what_happened() -> None:
     assert dream.cont.min() > 0.9
 
 
-def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
+def batch_of(cfg: Config, episode: films.Recording, spec: Spec) -> Batch:
     """The whole episode, four times over."""
     B, T = 4, len(episode.obs)
 
@@ -277,17 +277,17 @@ def batch_of(cfg: Config, episode: video.Recording, spec: Spec) -> Batch:
 def test_a_film_holds_its_frames(tmp_path: Path, ending: str) -> None:
     cfg = config()
     episode, env = recorded(cfg, 6)
-    frames = list(video.episode_frames(episode, env.obs_spec, env.action_names))
+    frames = list(films.episode_frames(episode, env.obs_spec, env.action_names))
     assert len(frames) == 7
     path = tmp_path / f"film.{ending}"
-    video.write_film(path, iter(frames))
+    films.write_film(path, iter(frames))
     with imageio.get_reader(path) as film:
         shown = [np.asarray(frame)[..., :3].astype(int) for frame in film]
         if ending == "mp4":
-            assert film.get_meta_data()["fps"] == video.FPS
-            assert len(shown) == 7 + video.HOLD
+            assert film.get_meta_data()["fps"] == films.FPS
+            assert len(shown) == 7 + films.HOLD
         else:
-            assert film.get_meta_data(0)["duration"] == 1000 / video.FPS
+            assert film.get_meta_data(0)["duration"] == 1000 / films.FPS
     assert len(shown) >= 7
     for t, frame in enumerate(frames):
         assert shown[t].shape == frame.shape

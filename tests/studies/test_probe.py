@@ -13,8 +13,7 @@ from lore.llm.plans.executor import Executor
 from lore.llm.plans.language import parse
 from lore.llm.prompt import describe, write_system
 from lore.llm.providers import PROVIDERS, ProviderError, Reply, build_provider
-from lore.studies import probe
-from lore.studies import probe_report as probe_score
+from lore.studies import probe, probe_report
 from lore.studies.labelled_situations import PATIENCE, TooFew, collect, rule, subgoal_of
 from lore.studies.probe import ProbeOptions, probe_adviser
 from lore.studies.probe_report import Row, brier, ece, figure, interval, measure, yardsticks
@@ -241,7 +240,7 @@ def test_scripted_stands_where_it_says():
     result = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=UNLOCK), LLMOptions("scripted", competence=0.0))
     guess = result["yardsticks"]["subgoal"]["chance"][0]
     assert result["wordings"]["full"]["subgoal"]["accuracy"][0] <= guess
-    assert build_provider(LLMOptions("scripted")).name == "scripted" and probe_score.BINS == 10
+    assert build_provider(LLMOptions("scripted")).name == "scripted" and probe_report.BINS == 10
 
 
 def test_several_advisers_are_asked_about_the_same_situations_and_shown_side_by_side(

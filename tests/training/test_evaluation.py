@@ -20,7 +20,7 @@ from lore.cli.guard import BAD_INPUT, DONE
 from lore.config.compose import compose, load_stored, to_yaml
 from lore.config.options import Config
 from lore.envs import episode_seed, make_env
-from lore.studies import films as video
+from lore.studies import films
 from lore.training.evaluation import Evaluator, wilson_interval
 from lore.training.random_agent import RandomAgent
 from lore.training.trainer import train
@@ -158,7 +158,7 @@ def test_films(run: Path, tmp_path: Path, ending: str, capsys: pytest.CaptureFix
 def test_films_lie_in_the_run_folder_and_are_four_at_most(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "write_film", lambda path, frames: path.touch())
+    monkeypatch.setattr(films, "write_film", lambda path, frames: path.touch())
     line = last_line(capsys, f"run={copy}", "episodes=6", "video=true", "video_format=gif")
     assert len(line["videos"]) == 8
     assert sorted(line["videos"]) == sorted(str(p) for p in (copy / "eval").iterdir())

@@ -16,7 +16,7 @@ from tests.counting import CountingEnv
 from lore.base.types import Batch, Episode, Latent
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs import VectorEnv
-from lore.training import trainer as train
+from lore.training import trainer
 
 SUMMARY_KEYS = """
     env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy
@@ -183,7 +183,7 @@ def test_the_summary_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lost = Episode(env_step, 0, 0, 0, "", 0.0, 18, False, 0.0)
         return [replace(lost, return_=1.0, success=True)] * won + [lost] * (4 - won)
 
-    monkeypatch.setattr(train.Evaluator, "run", play)
+    monkeypatch.setattr(trainer.Evaluator, "run", play)
     runs.run(tmp_path, "gate=none", "run.eval_every=20")
     assert seen == [("running", step, 80 if step > 80 else None) for step in range(20, 101, 20)]
     summary = runs.summary(tmp_path)
@@ -217,8 +217,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return VectorEnv(make, seed, split=split)
 
-    monkeypatch.setattr(train, "make_vec", make_vec)
-    monkeypatch.setattr(train, "SkillMeter", Blind)
+    monkeypatch.setattr(trainer, "make_vec", make_vec)
+    monkeypatch.setattr(trainer, "SkillMeter", Blind)
 
 
 def test_rows_stay_aligned_through_wrap_around_and_resume(

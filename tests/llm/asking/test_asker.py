@@ -37,7 +37,7 @@ from lore.base.errors import BadInput
 from lore.base.types import Thing
 from lore.llm import prompt
 from lore.llm.answer import KINDS
-from lore.llm.asking import asker as asking
+from lore.llm.asking import asker as asker_module
 from lore.llm.asking import stored_answers
 from lore.llm.asking.asker import Asker
 from lore.llm.asking.cache import AnswerCache
@@ -183,7 +183,7 @@ def test_another_model_prompt_answer_form_or_action_set_never_gets_an_old_answer
         with monkeypatch.context() as patch:
             patch.setattr(stored_answers, name, "another")
             assert calls(name) == 1
-    assert stored_answers.PROMPT_VERSION == asking.PROMPT_VERSION == prompt.PROMPT_VERSION
+    assert stored_answers.PROMPT_VERSION == asker_module.PROMPT_VERSION == prompt.PROMPT_VERSION
     assert calls("again") == 0
 
 
@@ -479,7 +479,7 @@ def test_a_journal_of_another_model_or_version_is_an_error_too(
 ) -> None:
     make_asker(tmp_path, FakeProvider()).ask(question(0, 5))
     if change != "model":
-        monkeypatch.setattr(asking, change, "another")
+        monkeypatch.setattr(asker_module, change, "another")
     asker = make_asker(tmp_path, FakeProvider(model="two" if change == "model" else "one"))
     with pytest.raises(BadInput, match=r"llm\.jsonl"):
         asker.ask(question(0, 5))
