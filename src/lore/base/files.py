@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import sys
+from functools import cache
 from pathlib import Path
 
 from lore.base.errors import BadInput
 
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new or renamed files in `folder` as durable as their contents."""
+    """Make the names of new or renamed files in `folder` as durable as their contents.
+
+    A file system that cannot do that for folders (some network file systems) keeps names as it does: a power
+    failure may cost the latest ones. That is said once.
+
+    Raises:
+        OSError: The disk refuses for another reason.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+        _say_unsynced(folder.stat().st_dev)
     finally:
         os.close(handle)
+
+
+@cache
+def _say_unsynced(device: int) -> None:
+    print("lore: this file system cannot sync folders; a power failure may cost new files", file=sys.stderr)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lore.base.errors import BadInput
+from lore.base.files import user_path
 from lore.base.plugins import load
 from lore.base.types import ObsSpec
 from lore.config.options import Config, LLMOptions
@@ -137,6 +138,31 @@ def build_agent(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) ->
     return AGENTS[cfg.agent.name](cfg, spec, num_actions, gate)
 
 
+def open_cache(path: str | None, say: Callable[[str], None]) -> AnswerCache | None:
+    """The answers that runs share.
+
+    Args:
+        path: `llm.cache`. The default is a convenience: where it cannot be had (no home folder, or one that
+            is read-only or without locks), the run goes on without, which is said.
+        say: Takes a line for the user.
+
+    Returns:
+        The cache; None for null, and where the default cannot be had.
+
+    Raises:
+        BadInput: Another path than the default cannot be used.
+    """
+    if path is None:
+        return None
+    try:
+        return AnswerCache(user_path(path, "llm.cache"), say)
+    except BadInput as error:
+        if path != LLMOptions.cache:
+            raise
+        say(f"{error}; going on without a cache of answers (llm.cache=FILE names another place)")
+        return None
+
+
 def build_adviser(
     cfg: Config, envs: VectorEnv, run_dir: Path, say: Callable[[str], None]
 ) -> LLMController | None:
@@ -156,14 +182,14 @@ def build_adviser(
     _check_budget(provider.paid, llm)
     ledger = None
     if llm.ledger is not None and llm.ledger_limit is not None:
-        ledger = SweepLedger(Path(llm.ledger).expanduser(), llm.ledger_limit)
+        ledger = SweepLedger(user_path(llm.ledger, "llm.ledger"), llm.ledger_limit)
     asker = Asker(
         provider,
         Journal(run_dir / "llm.jsonl"),
         Budget(llm.budget_total, llm.budget_usd, llm.budget_tokens),
         Breaker(llm.breaker_failures, llm.breaker_pause),
         say,
-        cache=None if llm.cache is None else AnswerCache(Path(llm.cache).expanduser(), say),
+        cache=open_cache(llm.cache, say),
         ledger=ledger,
         timeout_s=llm.timeout_s,
         retries=llm.api_retries,
