@@ -14,6 +14,7 @@ GROUPS = {
     "ablation": "+",
     "agent": "",
     "env": "",
+    "experiment": "+",
     "gate": "",
     "llm": "",
     "logger": "",

@@ -119,11 +119,12 @@ def as_overrides(
 
 
 def _offer_installed() -> None:
-    """Make llm=NAME and gate=NAME known for every name that an installed package offers as an entry point."""
-    own, keys = group_names(), {"gate": "name", "llm": "provider"}
+    """Make env=NAME, gate=NAME and llm=NAME known for every entry point of an installed package."""
+    own = group_names()
     for group, names in plugins.installed_names().items():
+        _, key = plugins.NAMED[group]
         for name in set(names) - set(own[group]):
-            ConfigStore.instance().store(name, {keys[group]: name}, group=group, provider="entry points")
+            ConfigStore.instance().store(name, {key: name}, group=group, provider="entry points")
 
 
 def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:

@@ -12,8 +12,10 @@ from lore.base import plugins
 from lore.base.errors import BadInput
 from lore.config.options import Config
 
-GATE_GROUP, PROVIDER_GROUP, CONFIG_GROUP = "lore.gates", "lore.providers", "lore.configs"
-"""Groups of entry points. The last one holds packages with a folder of configs each, as in lore/conf."""
+ENV_GROUP, GATE_GROUP, PROVIDER_GROUP = "lore.envs", "lore.gates", "lore.providers"
+"""Groups of entry points: classes and factories by name."""
+CONFIG_GROUP = "lore.configs"
+"""Group of entry points that are packages of configs: folders env/, llm/, experiment/ as in lore/conf."""
 
 GATES = {
     "fixed": "lore.gate.gates:FixedGate",
@@ -37,6 +39,14 @@ PROVIDERS = {
 have two attributes, as a class has: `paid` and `check` (see lore/llm/providers)."""
 
 
+NAMED = {
+    "env": (ENV_GROUP, "id"),
+    "gate": (GATE_GROUP, "name"),
+    "llm": (PROVIDER_GROUP, "provider"),
+}
+"""Config group -> the group of entry points whose names it takes, and the option that such a name sets."""
+
+
 def check_names(cfg: Config) -> None:
     """Raise BadInput where a gate or a provider is named that there is not. Imports neither."""
     _known("gate.name", cfg.gate.name, ["none", *plugins.names(GATE_GROUP, GATES)], "gate")
@@ -50,8 +60,7 @@ def config_packages() -> list[str]:
 
 def installed_names() -> dict[str, list[str]]:
     """Config group -> names that entry points of installed packages add to it."""
-    groups = {"gate": GATE_GROUP, "llm": PROVIDER_GROUP}
-    return {name: sorted({p.name for p in entry_points(group=group)}) for name, group in groups.items()}
+    return {name: sorted({p.name for p in entry_points(group=row[0])}) for name, row in NAMED.items()}
 
 
 def _known(key: str, name: str, names: list[str], what: str) -> None:

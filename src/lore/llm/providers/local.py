@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lore.base.errors import BadInput
+from lore.base.files import user_path
 from lore.base.types import PORTABLE, GridState
 from lore.config.options import LLMOptions
 from lore.llm.asking.deadline import call
@@ -210,7 +211,8 @@ def _check_packages(options: LLMOptions) -> None:
 def _load(options: LLMOptions) -> Scorer:
     from lore.llm.providers.local_scorer import Scorer
 
-    return Scorer(str(_bundled()) if options.model == BUNDLED else options.model, options)
+    model = _bundled() if options.model == BUNDLED else user_path(options.model, "llm.model")
+    return Scorer(str(model), options)
 
 
 def _bundled() -> Path:

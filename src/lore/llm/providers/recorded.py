@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lore.base.errors import BadInput
+from lore.base.files import user_path
 from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, write_system
@@ -279,7 +280,7 @@ def _read(options: LLMOptions) -> DataSet:
             "llm.dataset", "is missing; name the folder of a data set that lore-record import wrote"
         )
     try:
-        return load(Path(options.dataset).expanduser())
+        return load(user_path(options.dataset, "llm.dataset"))
     except (OSError, BadLine) as error:
         raise BadInput(
             "llm.dataset",
