@@ -14,8 +14,8 @@ from lore.config.options import Config
 
 CONF = Path(__file__).parents[2] / "src" / "lore" / "conf"
 EVERY = [
-    ("+" if group in ("ablation", "preset") else "") + f"{group}={path.stem}"
-    for group in ("ablation", "agent", "env", "gate", "llm", "size", "logger", "preset")
+    ("+" if group in ("ablation", "experiment", "preset") else "") + f"{group}={path.stem}"
+    for group in ("ablation", "agent", "env", "experiment", "gate", "llm", "size", "logger", "preset")
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
 

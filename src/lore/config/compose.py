@@ -26,7 +26,7 @@ from lore.config.command_options import PATHS, EvalOptions
 from lore.config.explain import explain, group_names, unknown, wrong_type
 from lore.config.fields import accepts, types_of
 from lore.config.options import Config
-from lore.config.typed import as_hydra, whole_number
+from lore.config.typed import as_hydra, quoted, whole_number
 
 __all__ = [
     "as_overrides",
@@ -115,7 +115,7 @@ def as_overrides(
             )
         places.append(f"file://{folder}")
     given = as_hydra(arguments, group_names(), sweep=sweep)
-    return [*given, *as_hydra([f"hydra.searchpath=[{','.join(places)}]"], ())] if places else given
+    return [*given, f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else given
 
 
 def _offer_installed() -> None:

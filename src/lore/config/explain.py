@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 from pathlib import PurePath
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -16,6 +16,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
+from yaml import YAMLError
 
 from lore.base.errors import BadInput
 from lore.config.fields import in_words, types_of
@@ -53,12 +54,17 @@ def explain(error: BaseException) -> BadInput:
         merging = re.match(r"Error merging override (.*)", str(error))
         return wrong_type(cause, Config, merging[1].strip() if merging else "")
     text = " ".join(str(error).split())
+    in_file = re.match(r"In '([^']+)': (.*)", text)
+    if isinstance(error, ConfigCompositionException) and in_file:
+        return _wrong_file(in_file[1], in_file[2])
     absent = re.match(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text)
     if absent:
         return unknown(absent[1].partition("=")[0])
     if re.match(r"Ambiguous value|Sweep parameters", text):
         named = re.search(r"'([^'=]+)=", text)
         return BadInput(named[1] if named else "command line", "several values need -m (a run for each)")
+    if isinstance(error, YAMLError):
+        return BadInput("config file", text)
     if isinstance(error, OSError):
         return BadInput("run.dir", f"cannot be written: {text}")
     full_key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
@@ -106,6 +112,21 @@ def _no_config(error: MissingConfigException) -> BadInput:
         group or "config",
         f"no {name!r} here; {hint} {', '.join(options) or '(none found)'}{ELSEWHERE.get(group, '')}",
     )
+
+
+def _wrong_file(name: str, text: str) -> BadInput:
+    """What is wrong with a config file, `name` without .yaml; text: Hydra's words, which name the key."""
+    key, group = re.search(r"full_key: (?!object_type|reference_type)([\w.]+)", text), name.partition("/")[0]
+    override = re.match(r"Could not override '([^']+)'", text)
+    if override:
+        return BadInput(name, f"overrides {override[1]!r}: {str(unknown(override[1])).partition(': ')[2]}")
+    if key is None:
+        return BadInput(name, f"{text.partition(' full_key:')[0]}; a group is chosen under `defaults:`")
+    if key[1] == group and group in ADDED:
+        return BadInput(name, "its first line must be `# @package _global_`")
+    if "ConfigKeyError" in text:
+        return BadInput(key[1], f"{str(unknown(key[1])).partition(': ')[2]} (in {name}.yaml)")
+    return BadInput(key[1], f"needs {in_words(types_of(Config).get(key[1]), key[1])} (in {name}.yaml)")
 
 
 def _not_read(override: str) -> BadInput:

@@ -19,7 +19,7 @@ from lore.config.fields import accepts, in_words, types_of
 from lore.config.options import Config
 
 FOLDERS = ("run.dir", "hydra.run.dir", "hydra.sweep.dir")  # folders that Hydra makes before a job starts
-_WHOLE = re.compile(r"([+-]?\d[\d_]*(?:\.\d+)?(?:[eE][+]?\d{1,2})?)([kKM]?)")
+_WHOLE = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]{1,2})?)([kKM]?)")
 _FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
@@ -75,7 +75,7 @@ def _override(argument: str, hints: dict[str, Any], groups: set[str], sweep: boo
     if key in groups and "," in value and not sweep:
         raise BadInput(key, "several values need -m (a run for each)")
     if accepts(hint, str) or key in groups or key in FOLDERS:
-        return f"{typed}={_each(value, sweep, _quoted)}"
+        return f"{typed}={_each(value, sweep, quoted)}"
     return argument
 
 
@@ -117,7 +117,7 @@ def _whole(value: str) -> str:
     return value if number is None else str(number)
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Text in Hydra's quotes; null and what is quoted already stay as they are."""
     if value in ("null", "") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
         return value
@@ -133,4 +133,4 @@ def _list(key: str, value: str) -> str:
     if not (value.startswith("[") and value.endswith("]")):
         raise BadInput(key, f"needs {in_words(list[str], key)}, not {value!r}")
     inner = value[1:-1].strip()
-    return f"[{','.join(_quoted(part.strip()) for part in _split(inner))}]" if inner else "[]"
+    return f"[{','.join(quoted(part.strip()) for part in _split(inner))}]" if inner else "[]"
