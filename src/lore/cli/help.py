@@ -102,14 +102,13 @@ def _comment(field: Field) -> str:
 
 
 def _entry(what: str, comment: str) -> str:
+    """What is typed, and from COLUMN on what it does; on the next line where what is typed is long."""
     width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
-    first = f"  {what:{COLUMN - 2}s}"
-    if len(first) > COLUMN:
-        first += "  "
-    indent = " " * COLUMN
-    return textwrap.fill(
-        comment, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    ).rstrip()
+    indent, first = " " * COLUMN, f"  {what:{COLUMN - 2}s}"
+    lines = textwrap.wrap(comment, width - COLUMN, break_on_hyphens=False)
+    if first.endswith(" ") and lines:
+        return "\n".join([first + lines[0], *(indent + line for line in lines[1:])])
+    return "\n".join([first.rstrip(), *(indent + line for line in lines)])
 
 
 def _plain(value: Any) -> str:
