@@ -132,7 +132,7 @@ def test_imagined_actions_are_drawn_and_weighed_under_the_mixed_policy() -> None
     )
     agent = make(gate)
     feat = torch.randn(2000, FEATURES, generator=rng(0))
-    from lore.dreamer.agent import ImaginedPolicy
+    from lore.dreamer.guide import ImaginedPolicy
 
     policy = ImaginedPolicy(agent.actor_critic, agent.guide, agent.doubt, rng(1))
     first, _ = policy(feat), policy(feat)
@@ -225,3 +225,16 @@ def test_the_world_models_report_is_what_it_says() -> None:
     assert psnr.item() == pytest.approx(-10 * torch.log10(mse).item())
     assert metrics["world/reward_mae"].item() > 0
     assert not any(name.startswith("world/") for name in agent.losses(make_batch(4, 8))[2])
+
+
+def test_the_gate_of_a_live_agent_is_the_one_that_was_handed_in() -> None:
+    gate = UncertaintyGate(GateOptions())
+    agent = make(gate)
+    agent.uncertainty_gate.weights = {"entropy": 1.0, "value_var": 0.0, "disagreement": 0.0}
+    agent.uncertainty_gate.delta_target, agent.uncertainty_gate.kl_lr = 0.5, 0.25
+    assert agent.uncertainty_gate is gate and agent.guide is not None and agent.guide.gate is gate
+    assert (gate.kl.delta_target, gate.kl.kl_lr) == (0.5, 0.25)
+    logits = torch.zeros(2, ACTIONS)
+    doubt = {"value_var": torch.ones(2), "disagreement": torch.ones(2)}
+    assert gate.terms(logits, doubt)["u"].tolist() == pytest.approx([1.0, 1.0])
+    assert make(None).uncertainty_gate is None

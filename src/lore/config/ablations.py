@@ -79,8 +79,11 @@ def check_arm(cfg: Config) -> None:
 def arm_name(cfg: Config) -> str:
     """Name a run as a study does: `cfg.ablation`, or the letter that its switches amount to, else custom.
 
-    Another adviser than the scripted one is named too, as in D-oracle. Runs without DreamerV3 are called by
-    whom they follow: random, or the adviser's name.
+    Another adviser than the scripted one is named too, as in D-oracle. A run without DreamerV3 has the name
+    of whom it follows: random, or the adviser.
+
+    Args:
+        cfg: The options of the run.
     """
     if cfg.agent.name != "dreamer":
         return "random" if cfg.gate.name == "none" else cfg.llm.provider

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from lore.base.types import Batch, Belief, Carry, Latent, ObsSpec
 from lore.config.options import AgentOptions, SizeOptions
 from lore.dreamer.actor_critic import ActorCritic
 from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble
+from lore.dreamer.guide import Guide, ImaginedPolicy
 from lore.dreamer.rssm import Core
 from lore.dreamer.world_model import WorldModel
 from lore.nn.optim import LaProp
@@ -25,45 +26,10 @@ def region(name: str) -> AbstractContextManager[object]:
     return torch.profiler.record_function(REGION + name)
 
 
-Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Features (N, F) and actor logits (N, A) -> what the ensembles say of them: name -> (N,)."""
-
-
-class Guide(Protocol):
-    """Who takes part in a gradient step besides DreamerV3; `lore.training.learning` has one.
-
-    env_step: of the run, set before an update. gate: the gate of the run. doubt: the agent's `doubt`.
-    """
-
-    env_step: int
-
-    @property
-    def gate(self) -> object: ...
-
-    @property
-    def mixes_imagination(self) -> bool: ...
-
-    @property
-    def reads_replay(self) -> bool: ...
-
-    def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor: ...
-
-    def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None: ...
-
-    def kl_loss(
-        self, logits: Tensor, batch: Batch, imagined: Tensor | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
-
-    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None: ...
-
-
 class DreamerV3Agent:
     """Hafner et al. 2023 (arXiv 2301.04104) for discrete actions, as in the current official code.
 
-    dtype: compute type of the networks, float32 or bfloat16; weights, losses and distributions are float32.
-    heads: further modules that learn from detached features, by the name of their loss; each has
-    `loss(feat (B, T, F), batch) -> (B, T)`. guide: what advice changes in learning; None without advice.
-    actor_learns: false holds the actor still.
+    `actor_learns` may be assigned: False holds the actor still.
     """
 
     actor_learns = True
@@ -80,6 +46,19 @@ class DreamerV3Agent:
         heads: Mapping[str, Any] | None = None,
         guide: Guide | None = None,
     ):
+        """
+        Args:
+            spec: Observation key -> what it is.
+            num_actions: A.
+            options: Of the learning rule.
+            size: Widths of the networks.
+            seed: Of the run.
+            device: Where all tensors are.
+            dtype: Compute type of the networks; weights, losses and distributions are float32.
+            heads: Name of a loss -> module that learns by it from detached features; it has
+                `loss(feat (B, T, F), batch)`, of any shape.
+            guide: What advice changes in learning; None without advice.
+        """
         self.guide = guide
         self.options, self.device, self.num_actions = options, torch.device(device), num_actions
         self.rng = Streams(seed, device)
@@ -126,7 +105,17 @@ class DreamerV3Agent:
     def infer(
         self, carry: Carry, obs: dict[str, Tensor], is_first: Tensor, rng: torch.Generator
     ) -> tuple[Latent, Belief]:
-        """obs key -> (N, *shape), is_first (N,): the posterior and what the policy makes of it."""
+        """Take in an observation of N environments.
+
+        Args:
+            carry: From the step before.
+            obs: key -> (N, *shape).
+            is_first: Where an episode begins, (N,) bool.
+            rng: Draws the latents.
+
+        Returns:
+            The posterior latents (N), and what the policy makes of them.
+        """
         rssm = self.world_model.rssm
         tokens = self.world_model.encode(obs)
         self._core = self._core or rssm.prepare()
@@ -136,7 +125,15 @@ class DreamerV3Agent:
 
     @torch.no_grad()
     def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """feat (N, F), actor logits (N, A) -> what the ensembles that are on say: name -> (N,), float32."""
+        """Ask the ensembles how sure the agent can be.
+
+        Args:
+            feat: (N, F).
+            logits: The actor's, (N, A).
+
+        Returns:
+            name -> (N,), float32: value_var and disagreement, as far as there are the ensembles.
+        """
         out = {}
         if self.critic_ensemble:
             out["value_var"] = self.critic_ensemble.variance(feat)
@@ -146,13 +143,21 @@ class DreamerV3Agent:
 
     @torch.no_grad()
     def value(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> the critic's expected return (N,), float32."""
+        """Compute the critic's expected return: feat (N, F) -> (N,), float32."""
         return self.actor_critic.value(feat).mean
 
     def update(self, batch: Batch, report: bool = False) -> tuple[dict[str, Tensor], Latent]:
-        """One gradient step: metrics as 0-d tensors, and the fresh latents (B, T) for the replay.
+        """Take one gradient step.
 
-        report: measure the world model's predictions too (the metrics world/).
+        Args:
+            batch: Sequences from replay.
+            report: Whether the world model's predictions are measured too, the metrics world/.
+
+        Returns:
+            Metrics as 0-d tensors, and the fresh latents (B, T) for the replay.
+
+        Raises:
+            KeyError: A loss has no scale in options.scales.
         """
         losses, latent, metrics = self.losses(batch, report)
         scales = self.options.scales
@@ -171,9 +176,14 @@ class DreamerV3Agent:
     def losses(
         self, batch: Batch, report: bool = False
     ) -> tuple[dict[str, Tensor], Latent, dict[str, Tensor]]:
-        """Every loss by its name in options.scales, before reduction; latents (B, T); metrics.
+        """Compute every loss, before scale and mean.
 
-        Raises KeyError (in update) for a loss without a scale.
+        Args:
+            batch: Sequences from replay.
+            report: Whether the world model's predictions are measured too, the metrics world/.
+
+        Returns:
+            Name in options.scales -> loss, of any shape; latents (B, T); metrics.
         """
         B, T = batch.is_first.shape
         with region("world model"):
@@ -234,31 +244,13 @@ class DreamerV3Agent:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError where the checkpoint belongs to an agent of another size."""
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: The checkpoint belongs to an agent of another size.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
         self._core = None
         self.actor_critic.slow.load_state_dict(state["slow_critic"])
         self.actor_critic.returns.load_state_dict(state["returns"])
         self.rng.load_state_dict(state["rng"])
-
-
-class ImaginedPolicy:
-    """Draws imagined actions, and keeps what the guide added to the logits at each step."""
-
-    def __init__(self, actor_critic: ActorCritic, guide: Guide | None, doubt: Doubt, rng: torch.Generator):
-        self._actor_critic, self._doubt, self._rng = actor_critic, doubt, rng
-        self._guide = guide if guide is not None and guide.mixes_imagination else None
-        self._added: list[Tensor] = []
-
-    def __call__(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> actions (N,)."""
-        if self._guide is None:
-            return self._actor_critic.sample(feat, self._rng)
-        logits = self._actor_critic.logits(feat)
-        added = self._guide.imagined_bonus(feat, logits, self._doubt)
-        self._added.append(added)
-        return self._actor_critic.draw(logits + added, self._rng)
-
-    def bonus(self) -> Tensor | None:
-        """(H, N, A), of all steps but the last; None where nothing was added."""
-        return torch.stack(self._added[:-1]) if self._added else None

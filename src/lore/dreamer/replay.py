@@ -19,10 +19,17 @@ _DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
 
 def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
-    """Shape and type of everything a row holds but its latent.
+    """List what a row holds besides its latent.
 
     success: the episode ended here, with a reward. prior, mask, confidence, source, beta and temperature are
     the advice the step was taken under; zeros without advice.
+
+    Args:
+        spec: Observation key -> what it is.
+        num_actions: A.
+
+    Returns:
+        Column -> shape of one entry, and type.
     """
     obs: dict[str, Column] = {f"obs/{k}": (s.shape, _DTYPES[s.dtype]) for k, s in spec.items()}
     flags: dict[str, Column] = dict.fromkeys(FLAGS, ((), torch.bool))
@@ -60,6 +67,17 @@ class ReplayBuffer:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
+        """
+        Args:
+            capacity: Rows, all environments together.
+            num_envs: N.
+            columns: What a row holds, see `columns`.
+            deter: Units of the recurrent state.
+            stoch: Number of the categorical latents.
+            rng: Draws the sequences; on `device`.
+            dtype: Of the recurrent state.
+            device: Where all of it is held.
+        """
         self.ticks, self.num_envs, self.rng = capacity // num_envs, num_envs, rng
         self.device = torch.device(device)
         self.total = 0
@@ -78,9 +96,14 @@ class ReplayBuffer:
         return self.filled * self.num_envs
 
     def add(self, row: Mapping[str, Tensor], latent: Latent) -> None:
-        """Append one tick. row: column -> (N, *shape); columns left out are zero. latent: (N, ...).
+        """Append one tick.
 
-        Raises KeyError for a column that was not declared.
+        Args:
+            row: Column -> (N, *shape); a column that is left out is zero.
+            latent: (N, ...).
+
+        Raises:
+            KeyError: A column was not declared.
         """
         slot = self.total % self.ticks
         for key, store in self.static.items():
@@ -96,11 +119,16 @@ class ReplayBuffer:
         self.total += 1
 
     def sample(self, batch_size: int, seq_len: int, success_bias: float = 0.0) -> Batch:
-        """`batch_size` sequences of seq_len rows and one row of context before each, uniform over all starts.
+        """Draw sequences, uniformly over all starts, with one row of context before each.
 
-        success_bias: probability of each sequence to be drawn uniformly from those starts instead whose
-        seq_len rows hold a success; without any such start they are all uniform.
-        Raises ValueError while there are fewer than seq_len + 1 ticks.
+        Args:
+            batch_size: B, sequences.
+            seq_len: T, rows in each.
+            success_bias: Probability of a sequence to be drawn from those starts alone whose T rows hold a
+                success; without any such start it is drawn from all.
+
+        Raises:
+            ValueError: There are fewer than T + 1 ticks.
         """
         starts = self.filled - seq_len  # a sequence takes seq_len + 1 ticks
         if starts < 1:
@@ -149,18 +177,31 @@ class ReplayBuffer:
         return torch.where(shares[1] < bias, chosen, draw)
 
     def refresh(self, index: Tensor, latent: Latent) -> None:
-        """Write fresh latents (B, T, ...) back to the rows `index` (B, T) of a batch."""
+        """Write fresh latents back.
+
+        Args:
+            index: The rows of a batch, (B, T).
+            latent: (B, T, ...).
+        """
         flat = index.flatten()
         for key, value in zip(LATENTS, (latent.deter, latent.stoch), strict=True):
             self.latents[key].flatten(0, 1)[flat] = value.flatten(0, 1)
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Static columns of ticks [start, stop), in order: column -> (stop - start, N, *shape)."""
+        """Copy the static columns of ticks [start, stop), in order: column -> (stop - start, N, *shape)."""
         slots = torch.arange(start, stop, device=self.device) % self.ticks
         return {k: v[slots].cpu() for k, v in self.static.items()}
 
     def load_rows(self, start: int, rows: Mapping[str, Tensor]) -> None:
-        """Put back what `rows` gave. Raises KeyError where the columns differ."""
+        """Put back what `rows` gave.
+
+        Args:
+            start: The first tick.
+            rows: Column -> (ticks, N, *shape).
+
+        Raises:
+            KeyError: The columns differ from those of this replay.
+        """
         count = len(next(iter(rows.values())))
         slots = torch.arange(start, start + count, device=self.device) % self.ticks
         if rows.keys() != self.static.keys():

@@ -13,10 +13,22 @@ from torch import Tensor
 def lambda_return(
     reward: Tensor, terminal: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
 ) -> Tensor:
-    """R_t = r_{t+1} + live_{t+1} * ((1 - c_{t+1}) * v_{t+1} + c_{t+1} * R_{t+1}); R_{L-1} = v_{L-1}.
+    """Compute lambda-returns, time first.
 
-    All inputs (L, N), time first; live = discount * (1 - terminal), c = lam * (1 - last). A time-out (last
-    without terminal) bootstraps from the value, a terminal step does not. Returns (L-1, N).
+    R_t = r_{t+1} + live_{t+1} * ((1 - c_{t+1}) * v_{t+1} + c_{t+1} * R_{t+1}); R_{L-1} = v_{L-1}, where
+    live = discount * (1 - terminal), c = lam * (1 - last). A time-out (last without terminal) bootstraps from
+    the value, a terminal step does not.
+
+    Args:
+        reward: (L, N), of the step that led to each row.
+        terminal: (L, N), 1 where the episode has ended for good; may lie between.
+        last: (L, N), 1 where the episode has ended.
+        value: (L, N).
+        discount: Of one step.
+        lam: lambda.
+
+    Returns:
+        The returns, (L - 1, N).
     """
     live = discount * (1.0 - terminal[1:])
     carry = lam * (1.0 - last[1:])
@@ -41,7 +53,11 @@ class ReturnScale:
         self.value = torch.zeros(2, device=device)  # low, high
 
     def update(self, returns: Tensor) -> Tensor:
-        """Take in returns of any shape; gives the scale after the update, 0-d."""
+        """Take in returns of any shape.
+
+        Returns:
+            The scale after the update, 0-d.
+        """
         self.value.lerp_(torch.quantile(returns.float().flatten(), self.quantiles), self.rate)
         return self.scale
 

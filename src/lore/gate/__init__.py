@@ -28,7 +28,18 @@ __all__ = [
 
 
 def build_gate(options: GateOptions, device: torch.device | str = "cpu") -> Gate | None:
-    """The gate that `gate.name` stands for; None for none. Raises BadInput naming `gate.name`."""
+    """Build the gate that `gate.name` stands for.
+
+    Args:
+        options: Of the gate.
+        device: Where its tensors are.
+
+    Returns:
+        The gate; None for `none`.
+
+    Raises:
+        BadInput: `gate.name` is unknown, claimed twice or cannot be imported.
+    """
     if options.name == "none":
         return None
     return load(GATE_GROUP, GATES, options.name, "gate.name", "gate")(options, device)

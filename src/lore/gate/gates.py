@@ -24,8 +24,13 @@ FLOORS = {"value_var": 0.05**2}  # smallest norms: before a reward was seen all 
 
 @dataclass
 class Opening:
-    """What a gate makes of N states. beta: (N,), how strongly advice would act. latched: (N,) bool, whether
-    new advice may be asked for. terms: u and what it is made of, name -> (N,), for the metrics."""
+    """What a gate makes of N states.
+
+    Attributes:
+        beta: How strongly advice would act, (N,).
+        latched: Whether new advice may be asked for, (N,) bool.
+        terms: u and the terms that it is made of, name -> (N,), for the metrics.
+    """
 
     beta: Tensor
     latched: Tensor
@@ -34,7 +39,13 @@ class Opening:
 
 @dataclass
 class Mixed:
-    """logits: l_mix (N, A). beta: (N,), what acted, 0 without advice. temperature: (N,), of the advice."""
+    """The policy that advice was mixed into.
+
+    Attributes:
+        logits: l_mix, (N, A).
+        beta: The beta that acted, (N,); 0 without advice.
+        temperature: Of the advice, (N,).
+    """
 
     logits: Tensor
     beta: Tensor
@@ -44,8 +55,11 @@ class Mixed:
 class Gate:
     """Base of all gates: mixes advice with the beta that `open` gives, held to the KL constraint.
 
-    members: networks in each of the two ensembles whose doubt it reads; 0: it reads none. beta_max: largest
-    beta. dropout: share of training steps acted without advice. follows: advice alone acts, unmixed.
+    Attributes:
+        members: Networks in each of the two ensembles whose doubt it reads; 0: it reads none.
+        beta_max: Largest beta.
+        dropout: Share of training steps acted without advice.
+        follows: Whether advice alone acts, unmixed.
     """
 
     members = 0
@@ -79,22 +93,56 @@ class Gate:
         self.kl.kl_lr = value
 
     def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
-        """logits: l_wm (N, A). doubt: of the ensembles, name -> (N,). latched: (N,) bool, one step ago."""
+        """Say how strongly advice acts in N states.
+
+        Args:
+            logits: l_wm, (N, A).
+            doubt: What the agent's ensembles say, name -> (N,).
+            latched: The latch one step ago, (N,) bool.
+            env_step: Of the run.
+        """
         raise NotImplementedError
 
     def imagined_beta(self, logits: Tensor, doubt: dict[str, Tensor], env_step: int) -> Tensor:
-        """beta (N,) of imagined states: capped at beta_imagine_max, without latch."""
+        """Compute beta of imagined states: capped at beta_imagine_max, and without the latch.
+
+        Args:
+            logits: l_wm, (N, A).
+            doubt: What the agent's ensembles say, name -> (N,).
+            env_step: Of the run.
+
+        Returns:
+            beta, (N,).
+        """
         on = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         return self.open(logits, doubt, on, env_step).beta.clamp(max=self.options.beta_imagine_max)
 
     def bonus(self, prior: Tensor, mask: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """l_llm (N, A), allowed actions (N, A), l_wm (N, A) -> l~ (N, A) and its temperature (N,)."""
+        """Turn advice into what is added to the policy's logits, before beta.
+
+        Args:
+            prior: l_llm, (N, A).
+            mask: The actions that the adviser allows, (N, A) bool.
+            logits: l_wm, (N, A).
+
+        Returns:
+            l~, (N, A), and its temperature, (N,).
+        """
         level = centred(prior, mask)
         temperature = self._temperature(level, logits)
         return level / temperature.unsqueeze(-1), temperature
 
     def mix(self, logits: Tensor, prior: Prior, beta: Tensor) -> Mixed:
-        """l_wm (N, A), advice, beta (N,) -> l_mix; l_wm itself where there is no advice or beta is 0."""
+        """Mix advice into the policy.
+
+        Args:
+            logits: l_wm, (N, A).
+            prior: The advice.
+            beta: What `open` gave, (N,).
+
+        Returns:
+            l_mix and what acted; l_wm itself where there is no advice or beta is 0.
+        """
         beta = torch.where(prior.source.to(logits.device) > 0, beta, 0.0)
         bonus, temperature = self.bonus(prior.logits.to(logits.device), prior.mask.to(logits.device), logits)
         if self.kl.mode == "project":
@@ -102,7 +150,12 @@ class Gate:
         return Mixed(mix(logits, beta, bonus), beta, temperature)
 
     def calibrate(self, logits: Tensor, doubt: dict[str, Tensor]) -> None:
-        """Called at each gradient step with states from replay, while `calibrating`."""
+        """Measure norms; called at each gradient step while `calibrating`.
+
+        Args:
+            logits: l_wm of states from replay, (N, A).
+            doubt: What the agent's ensembles say of them, name -> (N,).
+        """
 
     @property
     def calibrating(self) -> bool:
@@ -170,7 +223,15 @@ class UncertaintyGate(Gate):
         self.calibrated = 0  # gradient steps that the norms are means of
 
     def terms(self, logits: Tensor, doubt: dict[str, Tensor]) -> dict[str, Tensor]:
-        """u (N,) and its terms, unweighted: entropy in [0, 1], value_var and disagreement in [0, CLIP]."""
+        """Compute the uncertainty u and its terms.
+
+        Args:
+            logits: l_wm, (N, A).
+            doubt: value_var and disagreement, (N,) each, as far as the agent has the ensembles.
+
+        Returns:
+            name -> (N,): u, and its terms before their weights: entropy in [0, 1], the others in [0, CLIP].
+        """
         log_probs = logits.log_softmax(-1)
         out = {"entropy": -(log_probs.exp() * log_probs).sum(-1) / math.log(logits.shape[-1])}
         for name, value in doubt.items():
@@ -197,7 +258,7 @@ class UncertaintyGate(Gate):
         return self.openness(u, env_step).clamp(max=self.options.beta_imagine_max)
 
     def openness(self, u: Tensor, env_step: int) -> Tensor:
-        """u (N,) -> beta (N,) with the latch on."""
+        """Compute beta with the latch on: u (N,), environment step of the run -> beta (N,)."""
         ramp = min(1.0, env_step / self.warmup_steps) if self.warmup_steps else 1.0
         return self.beta_max * torch.sigmoid(self.kappa * (u - self.tau)) * ramp
 

@@ -57,8 +57,15 @@ class Distilled(Protocol):
 
 @dataclass
 class Guidance:
-    """How a policy is advised. discount: of the critic's returns, for TD errors. rng: of the gate's dropout,
-    None where advice is never dropped (evaluation)."""
+    """How a policy is advised.
+
+    Attributes:
+        gate: Says how strongly advice acts.
+        adviser: Gives it.
+        distilled: The adviser as a network, asked where it is confident; None without.
+        discount: Of the critic's returns, for TD errors.
+        rng: Of the gate's dropout; None where advice is never dropped, as in an evaluation.
+    """
 
     gate: Gate
     adviser: Adviser
@@ -69,8 +76,16 @@ class Guidance:
 
 @dataclass
 class Decision:
-    """action: (N,) long, drawn from logits (N, A). With advice: prior, opening and mixed, what the adviser
-    said, how far the gate is open, and the policy that came of it, before exploration noise."""
+    """What a policy does in N environments.
+
+    Attributes:
+        action: (N,) long.
+        logits: The policy, (N, A), before exploration noise.
+        belief: What the agent makes of the step.
+        prior: What the adviser says; None without an adviser, as the next two.
+        opening: How far the gate is open.
+        mixed: The policy that came of both; None where the adviser says nothing.
+    """
 
     action: Tensor
     logits: Tensor
@@ -81,7 +96,7 @@ class Decision:
 
 
 class GuidedPolicy:
-    """policy(carry, obs) -> carry, decision. greedy: the likeliest action instead of a sample."""
+    """Chooses actions: policy(carry, obs) -> carry, decision. The same in training and evaluation."""
 
     def __init__(
         self,
@@ -92,16 +107,33 @@ class GuidedPolicy:
         advice: Guidance | None = None,
         noise: ActionNoise | None = None,
     ):
+        """
+        Args:
+            agent: Says what it would do alone.
+            spec: Observation key -> what it is; other keys are not shown to the agent.
+            rng: Draws latents and actions; on the agent's device.
+            greedy: Whether the likeliest action is taken instead of a sample.
+            advice: How the policy is advised; None without advice.
+            noise: Changes the logits before an action is drawn; None in an evaluation.
+        """
         self.agent, self.spec, self.rng, self.greedy = agent, spec, rng, greedy
         self.advice, self.noise = advice, noise
 
     def __call__(
         self, carry: Carry, obs: dict[str, np.ndarray], states: Sequence[GridState] = (), env_step: int = 0
     ) -> tuple[Carry, Decision]:
-        """obs: key -> (N, *shape), and is_first (N,). A row with is_first starts from an empty state.
+        """Take one step in N environments.
 
-        states: (N) of them, for adviser and noise, and env_step: the run's. With reward, is_terminal (N,)
-        there are TD errors; with is_last (N,) nothing is decided where an episode has ended.
+        Args:
+            carry: What the step before gave; `agent.initial(N)` before the first.
+            obs: key -> (N, *shape), and is_first (N,): such a row starts from an empty state. With reward
+                and is_terminal (N,) the adviser hears of TD errors; with is_last (N,) nothing is decided
+                where an episode has ended.
+            states: What the agent knows of its worlds, N of them, for adviser and noise.
+            env_step: Of the run.
+
+        Returns:
+            The carry for the next step, and what was decided.
         """
         device = self.agent.device
         seen = {k: torch.from_numpy(obs[k]).to(device) for k in self.spec}

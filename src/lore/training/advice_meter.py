@@ -44,9 +44,12 @@ def clear_changes(logits: Tensor, mixed: Tensor) -> Tensor:
 
 
 class AdviceMeter:
-    """Means over training steps since the last row (uncertainty_gate/), and the influence since the run began
-    (llm/): mean KL(pi_mix || pi_wm) over steps with advice, share of steps with advice, share of steps at
-    which it changed the likeliest action, steps by source.
+    """Measures what advice did.
+
+    Of the training steps since the last row it gives means, the metrics uncertainty_gate/. Of all steps since
+    the run began it gives the influence, among the metrics llm/: the mean KL(pi_mix || pi_wm) over steps with
+    advice, the share of steps with advice, the share at which advice changed the likeliest action, and the
+    steps by source.
 
     changes: steps at which that change was clear (see `clear_changes`); None where a part of the run was not
     counted, because it was made by an older version.
@@ -61,7 +64,12 @@ class AdviceMeter:
         self._window: dict[str, list[float]] = {}
 
     def add(self, decision: Decision, over: Sequence[bool]) -> None:
-        """One decision for N environments; rows that are `over` end an episode and do not count."""
+        """Take in one step.
+
+        Args:
+            decision: For N environments, of a policy with advice.
+            over: (N), where an episode has ended: such a row does not count.
+        """
         assert decision.opening is not None and decision.prior is not None
         live = [i for i, ended in enumerate(over) if not ended]
         self.steps += len(live)
@@ -88,7 +96,7 @@ class AdviceMeter:
             self._put("temperature_pinned_share", pinned(mixed.temperature).tolist(), advised)
 
     def result(self) -> dict[str, float]:
-        """A row's metrics; the window starts afresh."""
+        """Give a row's metrics, name -> number; the means start afresh."""
         window, self._window = self._window, {}
         row = {}
         for name, values in window.items():
@@ -108,7 +116,7 @@ class AdviceMeter:
         return row | self.influence()
 
     def influence(self) -> dict[str, float]:
-        """Since the run began."""
+        """Give the influence since the run began, metric -> number."""
         steps = max(1, self.steps)
         advised = self.steps - self.sources[NONE]
         shares = {f"llm/source/{name}": self.sources[name] / steps for name in SOURCES}

@@ -42,9 +42,16 @@ Spec = dict[str, ObsSpec]
 
 
 def compute_type(dtype: str, device: str) -> str:
-    """float32 or bfloat16; `auto`: bfloat16 on a GPU and on processors that have it, else float32.
+    """Choose the compute type of the networks.
 
     Without AVX-512 torch emulates bfloat16 products, at a tenth of float32's speed.
+
+    Args:
+        dtype: float32, bfloat16 or auto: bfloat16 on a GPU and on processors that have it.
+        device: cpu, cuda or cuda:N.
+
+    Returns:
+        float32 or bfloat16.
     """
     if dtype != "auto":
         return dtype
@@ -56,7 +63,7 @@ def _dtype(cfg: Config) -> torch.dtype:
 
 
 def is_advised(cfg: Config) -> bool:
-    """Whether an adviser takes part in a run: there is one, and a gate that lets it."""
+    """Say whether an adviser takes part in a run: there is one, and a gate that lets it."""
     return cfg.llm.provider != "none" and cfg.gate.name != "none"
 
 
@@ -166,9 +173,19 @@ def open_cache(path: str | None, say: Callable[[str], None]) -> AnswerCache | No
 def build_adviser(
     cfg: Config, envs: VectorEnv, run_dir: Path, say: Callable[[str], None]
 ) -> LLMController | None:
-    """The controller around the adviser that `llm=NAME` stands for; None where no advice is taken.
+    """Build the controller around the adviser that `llm=NAME` stands for.
 
-    Raises BadInput.
+    Args:
+        cfg: The options of the run.
+        envs: The training environments; a privileged adviser sees them whole.
+        run_dir: Takes the journal of asks.
+        say: Takes a line for the user.
+
+    Returns:
+        The controller; None without advice.
+
+    Raises:
+        BadInput: The adviser cannot work with these options.
     """
     llm = cfg.llm
     if not is_advised(cfg):

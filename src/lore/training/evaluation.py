@@ -81,7 +81,7 @@ def _do_nothing(over: int, episodes: int) -> None:
 
 @dataclass(frozen=True)
 class Score:
-    """Means over evaluation episodes. unseen: share of layouts that training never met."""
+    """Means over evaluation episodes; `unseen` is the share of layouts that training never met."""
 
     success: float
     return_: float
@@ -90,7 +90,12 @@ class Score:
 
 
 def score(episodes: list[Episode], seen: set[str]) -> Score:
-    """Means of `episodes`; `seen` are the layouts of training so far."""
+    """Compute the means of evaluation episodes.
+
+    Args:
+        episodes: At least one.
+        seen: The layouts that training has met.
+    """
     count = len(episodes)
     return Score(
         success=sum(e.success for e in episodes) / count,
@@ -101,10 +106,18 @@ def score(episodes: list[Episode], seen: set[str]) -> Score:
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a success rate.
+    """Compute the confidence interval of a success rate.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the
     American Statistical Association 22 (1927).
+
+    Args:
+        successes: Of the trials.
+        trials: At least 1.
+        confidence: That the interval holds the rate.
+
+    Returns:
+        Lower and upper end, in [0, 1].
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate, spread = successes / trials, z * z / trials

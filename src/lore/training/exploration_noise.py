@@ -27,15 +27,24 @@ class ActionNoise:
         ) != (1.0, 1.0)
 
     def epsilon(self, env_step: int) -> float:
-        """Share of random actions at a step."""
+        """Give the share of random actions at an environment step."""
         return self._at(self.options.epsilon_start, self.options.epsilon_end, env_step)
 
     def temperature(self, env_step: int) -> float:
-        """What logits are divided by at a step."""
+        """Give the number that logits are divided by at an environment step."""
         return self._at(self.options.temperature_start, self.options.temperature_end, env_step)
 
     def __call__(self, logits: Tensor, states: Sequence[GridState], env_step: int) -> Tensor:
-        """logits (N, A) -> (N, A); themselves where every knob is off. states: (N), for valid_noise."""
+        """Add the noise.
+
+        Args:
+            logits: Of the policy, (N, A).
+            states: What the agent knows of its worlds, N of them, for valid_noise.
+            env_step: Of the run.
+
+        Returns:
+            Logits of the noisy policy, (N, A); `logits` itself where every knob is off.
+        """
         if not self.on:
             return logits
         chosen = torch.ones_like(logits)

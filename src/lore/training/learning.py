@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from lore.base.types import SOURCES, Batch
+from lore.dreamer.guide import Doubt
 from lore.gate import Gate, divergence, mix
 from lore.gate.mix import centred
 
 OWN = SOURCES.index("prior_net")
-Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""Features (N, F) and actor logits (N, A) -> what the agent's ensembles say of them: name -> (N,)."""
 
 
 class GuidedLearning:
