@@ -1,4 +1,5 @@
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from lore.envs.make import make_env
 from lore.envs.vector import episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.prompt import describe, plan_key, write_system
-from lore.llm.providers import ProviderError, Reply, Request
+from lore.llm.providers import ProviderError, Reply, Request, recorded
 from lore.llm.providers.recorded import (
     Prompt,
-    RecordedProvider,
+    RecordedAnswersProvider,
     load,
     prompt_id,
     read_prompts,
@@ -242,7 +243,7 @@ def test_a_data_set_goes_from_export_to_replay(tmp_path):
     data = load(folder)
     assert list(data.answers) == list(data.prompts)  # in their order, whatever that of the answers was
 
-    provider = RecordedProvider(LLMOptions("recorded", dataset=str(folder), share_plans=False))
+    provider = RecordedAnswersProvider(LLMOptions("recorded", dataset=str(folder), share_plans=False))
     prompt = next(iter(data.prompts.values()))
     actions = tuple(data.header.actions)
     env = doorkey()
@@ -323,11 +324,164 @@ def test_read_answers_tells_the_three_apart(tmp_path):
     assert [(t.number, t.kind) for t in unusable] == [(2, "bad_plan"), (4, "bad_plan")]
 
 
-@pytest.mark.parametrize("text", ["\ud800", "\x00", "ü\u2028\n", "x" * 100_000])
+@pytest.mark.parametrize("text", ["\x00", "ü\u2028\n", "x" * 100_000])
 def test_any_text_of_a_model_comes_back_as_it_was(tmp_path, text):
     prompts, _ = exported(tmp_path, prompts=3, steps=50)
     data = load(imports(tmp_path, prompts, answers_for(prompts, (text,))))
     assert {answer.text for answer in data.answers.values()} == {text}
+
+
+ONE_LINE = ("id", "model", "stop")
+BAD_WORDS = {
+    "newline": "a\n# a heading",
+    "carriage return": "a\rb",
+    "escape": "a\x1b[31mb",
+    "null": "a\x00b",
+    "line separator": "a\u2028b",
+    "text direction": "a\u202eb",
+    "long": "x" * 10_001,
+}
+
+
+@pytest.mark.parametrize("field", ONE_LINE)
+@pytest.mark.parametrize("word", BAD_WORDS)
+def test_a_word_that_would_get_into_card_or_terminal_is_refused_by_file_line_and_field(
+    tmp_path, capsys, field, word
+):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    rows = answers_for(prompts)
+    rows[1] |= {field: BAD_WORDS[word]}
+    with pytest.raises(BadInput, match="1 lines"):
+        imports(tmp_path, prompts, rows)
+    said = capsys.readouterr().out
+    assert f"answers.jsonl: line 2: bad_text: {field} must be one line" in said
+    assert said.count("\n") == 1 and said.rstrip("\n").isprintable() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("field", ["id", "text", "model", "stop"])
+@pytest.mark.parametrize("half", ["\ud800", "a\udfff b", '{"why": "\udc80"}'])
+def test_half_of_a_character_is_refused(tmp_path, capsys, field, half):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    rows = answers_for(prompts)
+    rows[2] |= {field: half}
+    with pytest.raises(BadInput, match="1 lines"):
+        imports(tmp_path, prompts, rows)
+    assert f"line 3: bad_text: {field} holds half of a character" in capsys.readouterr().out
+
+
+def test_a_prompt_file_with_such_words_is_refused_too(tmp_path):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    head, *rest = prompts.read_text().splitlines()
+    for changes in ({"env_id": "a\nb"}, {"env_id": " "}, {"made": {"a\nb": 1}}, {"made": {"a": "\ud800"}}):
+        bad = tmp_path / "bad.jsonl"
+        bad.write_text("\n".join([json.dumps(json.loads(head) | changes), *rest]) + "\n")
+        with pytest.raises(BadInput, match=r"bad\.jsonl, line 1: bad_text") as caught:
+            imports(tmp_path, bad, answers_for(prompts))
+        assert caught.value.key == "prompts"
+
+
+@pytest.mark.parametrize("which", ["prompts", "answers"])
+def test_lines_and_files_have_a_largest_size(tmp_path, monkeypatch, which):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    rows = answers_for(prompts)
+    lines = prompts.read_bytes().splitlines(keepends=True)
+    fits = b" " * (recorded.LARGEST_LINE - len(lines[2]) + 1)
+    many = b"\n" * (recorded.LARGEST_LINE + 2)  # a file of empty lines has no long line
+    for extra, words in ((fits, ""), (fits + b" ", "line 3: too_large"), (many, "")):
+        changed = [*lines[:2], lines[2].rstrip(b"\n") + extra + b"\n", *lines[3:]]
+        if which == "prompts":
+            prompts.write_bytes(b"".join(changed))
+        else:
+            row = json.dumps(rows[2]).encode()
+            rows_now = [*rows[:2], row + extra[: len(extra) + len(lines[2]) - 1 - len(row)], *rows[3:]]
+            rows_now[2] = rows_now[2] if extra is many else row.ljust(recorded.LARGEST_LINE + bool(words))
+        if not words:
+            assert imports(tmp_path, prompts, rows if which == "prompts" else rows_now).name.startswith("v")
+            continue
+        with pytest.raises(BadInput, match=rf"{which}\.jsonl.*{words}") as caught:
+            imports(tmp_path, prompts, rows if which == "prompts" else rows_now)
+        assert caught.value.key == which
+    monkeypatch.setattr(recorded, "LARGEST_FILE", 2000)
+    prompts.write_bytes(b"".join(lines))
+    with pytest.raises(BadInput, match=r"prompts\.jsonl, line 1: too_large: the file has more than 2000"):
+        imports(tmp_path, prompts, rows)
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    for options in ({"answers": "/dev/zero"}, {"prompts": "/dev/zero"}):
+        with pytest.raises(BadInput, match="line 1: too_large"):
+            imports(tmp_path, prompts, answers_for(prompts), **options)
+
+
+@pytest.mark.parametrize("number", [10**17, 10**400, -1, 1.5, True, None, "1", float("nan")])
+def test_numbers_that_no_count_is_are_refused(tmp_path, capsys, number):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    rows = answers_for(prompts)
+    rows[0] |= {"input_tokens": number}
+    with pytest.raises(BadInput, match="1 lines"):
+        imports(tmp_path, prompts, rows)
+    assert "line 1: wrong_type: input_tokens must be int from 0 to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("license", "MIT\n# a heading"),
+        ("license", "MIT: x"),
+        ("license", "<b>"),
+        ("license", "x" * 101),
+        ("note", "a\nb"),
+        ("note", "a\x1b[0m"),
+        ("note", "x" * 2001),
+    ],
+)
+def test_words_of_the_command_line_get_into_the_card_as_words_or_not_at_all(tmp_path, key, value):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    with pytest.raises(BadInput) as caught:
+        imports(tmp_path, prompts, answers_for(prompts), **{key: value})
+    assert caught.value.key == key and not (tmp_path / "data").exists()
+
+
+def test_markdown_in_a_word_is_shown_and_not_rendered(tmp_path):
+    prompts, _ = exported(tmp_path, prompts=3, steps=50)
+    name, note = "a_model <img src=x> [b](c)", "*by* hand # 1"
+    folder = imports(
+        tmp_path, prompts, answers_for(prompts, model=name), note=note, license="MIT OR Apache-2.0"
+    )
+    body = (folder / "card.md").read_text().split("---\n", 2)[2]
+    assert r"# Answers of a\_model \<img src=x\> \[b\]\(c\) on" in body
+    assert r"- asking: \*by\* hand \# 1" in body
+
+
+@pytest.mark.parametrize("trial", range(60))
+def test_whatever_the_files_hold_an_import_ends_with_a_data_set_or_a_line(tmp_path, trial):
+    """Random bytes are changed, put in, left out or doubled in one of the files; the other stays whole."""
+    draw = random.Random(trial)
+    prompts, _ = exported(tmp_path, prompts=4, steps=50)
+    answers = write_lines(tmp_path / "answers.jsonl", answers_for(prompts))
+    path = draw.choice([prompts, answers])
+    data = bytearray(path.read_bytes())
+    for _ in range(draw.choice([1, 1, 3, 30])):
+        at = draw.randrange(len(data))
+        kind = draw.randrange(4)
+        if kind == 0:
+            data[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            data[at:at] = draw.choice([b"\xff\xfe", b"\x00", b"\n", b"[" * 3000, b"\\ud800", b'"', b"1e999"])
+        elif kind == 2:
+            del data[at : at + draw.randrange(1, 50)]
+        else:
+            data[at:at] = data[at : at + draw.randrange(1, 300)]
+    path.write_bytes(data)
+    options = {"prompts": str(prompts), "answers": str(answers), "out": str(tmp_path / "data")}
+    try:
+        folder = import_answers(ImportOptions(**options, license="MIT"))
+    except BadInput as error:
+        assert error.key in ("prompts", "answers") and not (tmp_path / "data").exists()
+        assert str(error).isprintable() and len(str(error)) < 600
+    else:
+        assert load(folder).answers
 
 
 def test_a_prompt_that_was_changed_after_export_is_refused(tmp_path):

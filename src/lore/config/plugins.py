@@ -30,7 +30,7 @@ PROVIDERS = {
     "local": "lore.llm.providers.local:LocalProvider",
     "none": "lore.llm.providers.controls:none",
     "oracle": "lore.llm.providers.controls:oracle",
-    "recorded": "lore.llm.providers.recorded:RecordedProvider",
+    "recorded": "lore.llm.providers.recorded:RecordedAnswersProvider",
     "scripted": "lore.llm.providers.scripted:ScriptedProvider",
     "shuffled": "lore.llm.providers.controls:shuffled",
     "uniform": "lore.llm.providers.controls:uniform",

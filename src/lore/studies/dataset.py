@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
@@ -32,7 +33,7 @@ from lore.llm.providers.recorded import (
     BadLine,
     DataSet,
     Header,
-    Recorded,
+    RecordedAnswer,
     check_answer,
     lines,
     load,
@@ -43,6 +44,9 @@ from lore.llm.request import Provider
 from lore.studies.prompt_collection import Exploration, most_useful
 
 BINS = 10  # of the histogram of confidence
+LONGEST_NOTE = 2000  # characters
+_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,99}")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 _CARD = """\
 ---
 {head}
@@ -111,7 +115,9 @@ class Trouble:
     message: str
 
 
-def read_answers(prompts: Path, answers: Path) -> tuple[dict[str, Recorded], list[Trouble], list[Trouble]]:
+def read_answers(
+    prompts: Path, answers: Path
+) -> tuple[dict[str, RecordedAnswer], list[Trouble], list[Trouble]]:
     """Answers in the order of the prompts; lines that are no answer to them; answers that are unusable.
 
     Raises BadInput where a file cannot be read, or the prompts are damaged or of another version.
@@ -122,14 +128,14 @@ def read_answers(prompts: Path, answers: Path) -> tuple[dict[str, Recorded], lis
         raise BadInput("prompts", f"{str(prompts)!r} cannot be used: {error}") from error
     try:
         numbered = list(lines(answers))
-    except OSError as error:
+    except (OSError, BadLine) as error:
         raise BadInput("answers", f"{str(answers)!r} cannot be read: {error}") from error
-    found: dict[str, Recorded] = {}
+    found: dict[str, RecordedAnswer] = {}
     refused: list[Trouble] = []
     unusable: list[Trouble] = []
     for number, line in numbered:
         try:
-            answer = read_line(Recorded, number, line)
+            answer = read_line(RecordedAnswer, number, line)
             check_answer(number, answer, known, found)
         except BadLine as error:
             refused.append(Trouble(number, error.kind, str(error)))
@@ -151,6 +157,12 @@ def import_answers(options: ImportOptions) -> Path:
     for field in fields(options):
         if not getattr(options, field.name) and field.name != "note":
             raise BadInput(field.name, "is missing")
+    if not _SPDX.fullmatch(options.license):
+        raise BadInput(
+            "license", "must be an SPDX name or expression, such as CC-BY-4.0 or MIT OR Apache-2.0"
+        )
+    if not options.note.isprintable() or len(options.note) > LONGEST_NOTE:
+        raise BadInput("note", f"must be one line of at most {LONGEST_NOTE} printable characters")
     found, refused, unusable = read_answers(Path(options.prompts), Path(options.answers))
     for trouble in sorted(refused + unusable, key=lambda t: t.number):
         print(f"lore-record: {options.answers}: {trouble.message}", flush=True)
@@ -246,15 +258,20 @@ def card(data: DataSet, options: ImportOptions, version: int) -> str:
     }
     return _CARD.format(
         head="\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items()),
-        model=data.model,
-        env_id=header.env_id,
+        model=_plain(data.model),
+        env_id=_plain(header.env_id),
         answers=found["answers"],
         prompts=found["prompts"],
         tables=_tables(found),
-        made="\n".join(f"- {name}: {json.dumps(value)}" for name, value in header.made.items()),
-        note=options.note or "not said",
-        actions=", ".join(header.actions),
+        made="\n".join(f"- {_plain(name)}: {json.dumps(value)}" for name, value in header.made.items()),
+        note=_plain(options.note) or "not said",
+        actions=_plain(", ".join(header.actions)),
     )
+
+
+def _plain(text: str) -> str:
+    """One line of text that Markdown shows as it is."""
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def _tables(found: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ from lore.llm.providers import recorded as module
 from lore.llm.providers.recorded import (
     BadLine,
     Prompt,
-    Recorded,
-    RecordedProvider,
+    RecordedAnswer,
+    RecordedAnswersProvider,
     load,
     prompt_id,
     read_line,
@@ -107,13 +107,13 @@ def test_it_serves_what_was_answered_to_the_very_same_prompt(folder):
 
 
 def test_an_answer_that_is_not_there_is_missing(folder):
-    provider = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=False))
+    provider = RecordedAnswersProvider(LLMOptions("recorded", dataset=folder, share_plans=False))
     assert missing(provider, request("p9")) == "missing"
     assert missing(provider, request("p0", actions=ACTIONS[:6])) == "missing"
 
 
 def test_an_unusable_answer_is_served_as_the_model_wrote_it(folder):
-    reply = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=False)).ask(
+    reply = RecordedAnswersProvider(LLMOptions("recorded", dataset=folder, share_plans=False)).ask(
         request("p3", "third")
     )
     with pytest.raises(BadAnswer) as caught:
@@ -122,7 +122,7 @@ def test_an_unusable_answer_is_served_as_the_model_wrote_it(folder):
 
 
 def test_a_plan_is_shared_by_the_states_of_its_plan_key_where_that_is_asked_for(folder):
-    provider = RecordedProvider(LLMOptions("recorded", dataset=folder, share_plans=True))
+    provider = RecordedAnswersProvider(LLMOptions("recorded", dataset=folder, share_plans=True))
     got = provider.ask(request("elsewhere"))
     assert (got.text, got.stop) == (PLAN, "recorded_plan")  # the policy of p0 is for its own state only
     assert provider.ask(request("p0")).text == POLICY  # the very prompt comes first
@@ -134,7 +134,7 @@ def test_a_plan_is_shared_by_the_states_of_its_plan_key_where_that_is_asked_for(
 
 def test_identity_is_that_of_the_data(folder, tmp_path):
     def identity(**options):
-        return RecordedProvider(
+        return RecordedAnswersProvider(
             LLMOptions("recorded", **{"dataset": folder, "share_plans": False} | options)
         ).identity()
 
@@ -183,7 +183,7 @@ def test_an_id_is_the_same_in_every_process():
 def test_data_of_another_version_is_refused(tmp_path, changes, words):
     write(tmp_path, [line("p0")], [answer("p0", PLAN)], header(**changes))
     with pytest.raises(BadInput, match=words) as caught:
-        RecordedProvider(LLMOptions("recorded", dataset=str(tmp_path), share_plans=False))
+        RecordedAnswersProvider(LLMOptions("recorded", dataset=str(tmp_path), share_plans=False))
     assert caught.value.key == "llm.dataset"
 
 
@@ -192,7 +192,7 @@ def test_data_that_is_not_there_is_refused(folder, tmp_path, missing_file):
     (tmp_path / "data" / missing_file).unlink()
     for name, words in ((folder, "cannot be used"), ("", "is missing")):
         with pytest.raises(BadInput, match=words):
-            RecordedProvider(LLMOptions("recorded", dataset=name, share_plans=False))
+            RecordedAnswersProvider(LLMOptions("recorded", dataset=name, share_plans=False))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,9 @@ def test_data_that_is_not_there_is_refused(folder, tmp_path, missing_file):
 )
 def test_damaged_data_is_refused(tmp_path, prompts, answers, kind):
     with pytest.raises(BadInput, match=kind):
-        RecordedProvider(LLMOptions("recorded", dataset=write(tmp_path, prompts, answers), share_plans=False))
+        RecordedAnswersProvider(
+            LLMOptions("recorded", dataset=write(tmp_path, prompts, answers), share_plans=False)
+        )
 
 
 def test_an_empty_file_has_no_header(tmp_path):
@@ -243,12 +245,12 @@ GOOD = {"id": "a", "text": "b", "model": "c"}
 )
 def test_a_bad_line_is_named_by_number_and_kind(text, kind):
     with pytest.raises(BadLine) as caught:
-        read_line(Recorded, 7, text)
+        read_line(RecordedAnswer, 7, text)
     assert (caught.value.number, caught.value.kind) == (7, kind)
     assert str(caught.value).startswith(f"line 7: {kind}") and len(str(caught.value)) < 400
 
 
 def test_a_good_line_is_read(tmp_path):
-    read = read_line(Recorded, 1, b"\xef\xbb\xbf" + json.dumps(GOOD | {"cost_usd": 1}).encode())
-    assert read == Recorded("a", "b", "c", cost_usd=1)
+    read = read_line(RecordedAnswer, 1, b"\xef\xbb\xbf" + json.dumps(GOOD | {"cost_usd": 1}).encode())
+    assert read == RecordedAnswer("a", "b", "c", cost_usd=1)
     assert read_line(Prompt, 1, json.dumps(line("p0")).encode()).visits == 3

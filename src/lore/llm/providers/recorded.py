@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +21,16 @@ from typing import Any, TypeVar
 from lore.base.errors import BadInput
 from lore.base.files import user_path
 from lore.config.options import LLMOptions
-from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, parse_answer
+from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, clean, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, write_system
 from lore.llm.request import ProviderError, Reply, Request
 
 FORMAT = 1  # raise it when a line below changes
+LARGEST_LINE = 1 << 20  # bytes
+LARGEST_FILE = 256 << 20  # bytes
+LARGEST_NUMBER = 2**53  # of what JSON carries exactly
+LONGEST_WORD = 10_000  # characters of keys, names and the like
+TEXTS = ("text", "prompt", "system")  # fields that may have several lines
 PROMPTS, ANSWERS, CARD = "prompts.jsonl", "answers.jsonl", "card.md"
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -69,7 +74,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedAnswer:
     """One answer, with what it took then: tokens, dollars, seconds, the model's word for why it ended."""
 
     id: str
@@ -89,7 +94,7 @@ class DataSet:
 
     header: Header
     prompts: dict[str, Prompt]
-    answers: dict[str, Recorded]
+    answers: dict[str, RecordedAnswer]
     digest: str
 
     @property
@@ -107,12 +112,22 @@ class DataSet:
 
 
 class BadLine(ValueError):
-    """A line that is not what it should be. kind: not_json, wrong_type, unknown_field, missing_field,
-    wrong_id, unknown_id, unknown_plan_key, duplicate, other_model, wrong_format, no_header, no_answer."""
+    """A line that is not what it should be. kind: too_large, not_json, wrong_type, bad_text, unknown_field,
+    missing_field, wrong_id, unknown_id, unknown_plan_key, duplicate, other_model, wrong_format, no_header,
+    no_answer. file: its name, where that is known."""
 
-    def __init__(self, number: int, kind: str, message: str) -> None:
-        super().__init__(f"line {number}: {kind}: {message}")
-        self.number, self.kind = number, kind
+    def __init__(self, number: int, kind: str, message: str, file: str = "") -> None:
+        super().__init__(f"{file}{', ' if file else ''}line {number}: {kind}: {message}")
+        self.number, self.kind, self.message = number, kind, message
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within it, a BadLine gets the name of this file."""
+    try:
+        yield
+    except BadLine as error:
+        raise BadLine(error.number, error.kind, error.message, path.name) from None
 
 
 def prompt_id(system: str, prompt: str, actions: tuple[str, ...]) -> str:
@@ -122,10 +137,29 @@ def prompt_id(system: str, prompt: str, actions: tuple[str, ...]) -> str:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of a file; empty lines are passed over. Raises OSError."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if line.strip():
-            yield number, line
+    """Read a file line by line; empty lines are passed over.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Number of the line, from 1, and the line.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadLine: a line has more than LARGEST_LINE bytes, or the file more than LARGEST_FILE.
+    """
+    size = number = 0
+    with path.open("rb") as file:
+        while line := file.readline(LARGEST_LINE + 2):
+            number += 1
+            size += len(line)
+            if len(line.rstrip(b"\r\n")) > LARGEST_LINE:
+                raise BadLine(number, "too_large", f"it has more than {LARGEST_LINE} bytes", path.name)
+            if size > LARGEST_FILE:
+                raise BadLine(number, "too_large", f"the file has more than {LARGEST_FILE} bytes", path.name)
+            if line.strip():
+                yield number, line.rstrip(b"\n")
 
 
 def read_line(cls: type[T], number: int, line: bytes) -> T:
@@ -133,7 +167,7 @@ def read_line(cls: type[T], number: int, line: bytes) -> T:
     try:
         fields = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise BadLine(number, "not_json", str(error)) from None
+        raise BadLine(number, "not_json", clean(str(error), 200)) from None
     if not isinstance(fields, dict):
         raise BadLine(number, "wrong_type", "a JSON object is needed")
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -150,18 +184,46 @@ def read_line(cls: type[T], number: int, line: bytes) -> T:
 def _check(number: int, name: str, value: Any, kind: str) -> None:
     fits = isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
     if kind in ("int", "float"):
-        fits = fits and 0 <= value < math.inf
+        fits = fits and 0 <= value <= LARGEST_NUMBER
     if kind == "list[str]":
         fits = fits and all(isinstance(item, str) for item in value)
     if kind == "dict[str, int]":
-        fits = fits and bool(value) and all(type(count) is int and count > 0 for count in value.values())
+        fits = (
+            fits
+            and bool(value)
+            and all(type(count) is int and 0 < count <= LARGEST_NUMBER for count in value.values())
+        )
     if not fits:
-        least = " of at least 0" if kind in ("int", "float") else ""
-        raise BadLine(number, "wrong_type", f"{name} must be {kind}{least}")
+        span = f" from 0 to {LARGEST_NUMBER}" if kind in ("int", "float") else ""
+        raise BadLine(number, "wrong_type", f"{name} must be {kind}{span}")
+    _check_words(number, name, value)
+
+
+def _check_words(number: int, name: str, value: Any) -> None:
+    """Every text is Unicode, and all but TEXTS one line of printable characters: cards and keys hold it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadLine(number, "bad_text", f"{name} holds half of a character (a lone surrogate)") from None
+    if name in TEXTS:
+        return
+    words = value if isinstance(value, list | dict) else [value]
+    for word in words:
+        if isinstance(word, str) and not (word.isprintable() and len(word) <= LONGEST_WORD):
+            raise BadLine(
+                number, "bad_text", f"{name} must be one line of at most {LONGEST_WORD} printable characters"
+            )
+    if name in ("id", "model", "env_id") and not value.strip():
+        raise BadLine(number, "bad_text", f"{name} is empty")
 
 
 def read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
     """Header and prompts by id, in order. Raises OSError, or BadLine, also where id and text disagree."""
+    with naming(path):
+        return _read_prompts(path)
+
+
+def _read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
     header: Header | None = None
     prompts: dict[str, Prompt] = {}
     for number, line in lines(path):
@@ -194,7 +256,7 @@ def _check_header(number: int, header: Header) -> None:
 
 
 def check_answer(
-    number: int, answer: Recorded, prompts: Mapping[str, Prompt], before: Mapping[str, Recorded]
+    number: int, answer: RecordedAnswer, prompts: Mapping[str, Prompt], before: Mapping[str, RecordedAnswer]
 ) -> None:
     """Raise BadLine for an answer to nothing, a second answer, or one of another model."""
     if answer.id not in prompts:
@@ -209,18 +271,19 @@ def check_answer(
 def load(folder: Path) -> DataSet:
     """A whole data set. Raises OSError where a file is missing, BadLine where one is damaged."""
     header, prompts = read_prompts(folder / PROMPTS)
-    answers: dict[str, Recorded] = {}
-    for number, line in lines(folder / ANSWERS):
-        answer = read_line(Recorded, number, line)
-        check_answer(number, answer, prompts, answers)
-        answers[answer.id] = answer
-    if not answers:
-        raise BadLine(1, "no_answer", f"{ANSWERS} is empty")
+    answers: dict[str, RecordedAnswer] = {}
+    with naming(folder / ANSWERS):
+        for number, line in lines(folder / ANSWERS):
+            answer = read_line(RecordedAnswer, number, line)
+            check_answer(number, answer, prompts, answers)
+            answers[answer.id] = answer
+        if not answers:
+            raise BadLine(1, "no_answer", "the file is empty")
     content = (folder / PROMPTS).read_bytes() + (folder / ANSWERS).read_bytes()
     return DataSet(header, prompts, answers, hashlib.sha256(content).hexdigest())
 
 
-class RecordedProvider:
+class RecordedAnswersProvider:
     """Serves the answer of exactly this prompt; else, with `share_plans`, the first plan of its plan key.
 
     A run seldom stands just where the exploration stood, but in the smallest worlds, while the controller
@@ -242,7 +305,7 @@ class RecordedProvider:
         data = _read(options)
         self.model = data.model
         self._data, self._share = data, options.share_plans
-        self._plans: dict[str, Recorded] = {}
+        self._plans: dict[str, RecordedAnswer] = {}
         for prompt in data.prompts.values() if options.share_plans else ():
             if prompt.plan_key in self._plans:
                 continue
