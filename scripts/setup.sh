@@ -2,6 +2,7 @@
 # pyproject.toml or constraints.txt changed or the repository moved. Costs a few milliseconds otherwise.
 
 stamp="$root/.venv/.lore-complete" # written last: without it the install was interrupted
+pause=8                             # seconds between two lines of an installation
 
 say() { printf 'lore: %s\n' "$*" >&2; }
 
@@ -21,6 +22,34 @@ find_python() {
   return 1
 }
 
+in_root() { (cd -- "$root" && "$@"); }
+
+# Runs a command that is silent for minutes and says meanwhile what it does: telling WHAT LOG COMMAND...
+telling() {
+  local what=$1 log=$2 ticker status=0
+  shift 2
+  : >"$log"
+  tell "$what" "$log" 9>&- &
+  ticker=$!
+  "$@" >"$log" 2>&1 || status=$?
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  ((status == 0)) || tail -n 20 -- "$log" >&2
+  return "$status"
+}
+
+# Every few seconds, while the script that waits is alive: the time it took so far and pip's latest step.
+tell() {
+  local began=$SECONDS last=$SECONDS line
+  while kill -0 $$ 2>/dev/null; do
+    sleep 0.5
+    ((SECONDS - last >= pause)) || continue
+    last=$SECONDS
+    line=$(grep -E '^ *(Collecting|Downloading|Using cached|Building|Installing|Preparing)' "$2" | tail -n 1 | cut -c 1-100 || true)
+    say "$1, $((SECONDS - began)) s so far${line:+: ${line#"${line%%[! ]*}"}}"
+  done
+}
+
 install_venv() {
   local python
   python=$(find_python) || return 1
@@ -34,19 +63,24 @@ install_venv() {
   else
     say "first use: installing PyTorch and the rest into $root/.venv; this takes some minutes, once"
     rm -rf -- "$root/.venv" || return 1
-    "$python" -m venv "$root/.venv" || return 1
+    telling 'making the environment' "$root/.venv.log" "$python" -m venv "$root/.venv" || return 1
   fi
-  (cd -- "$root" && .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -e '.[dev]' -c constraints.txt) >&2 || { say 'the installation failed; the next start tries again'; return 1; }
+  telling 'installing' "$root/.venv.log" in_root .venv/bin/python -m pip install --progress-bar=off \
+    --disable-pip-version-check -e '.[dev]' -c constraints.txt ||
+    { say "the installation failed (all of it: $root/.venv.log); the next start tries again"; return 1; }
+  rm -f -- "$root/.venv.log"
   fingerprint >"$stamp.part" && mv -- "$stamp.part" "$stamp"
 }
 
 # Two starts on a fresh clone: one installs, the other waits. A lock whose owner died counts as free.
 take_lock() {
-  local lock="$root/.venv.lock" owner
+  local lock="$root/.venv.lock" owner waited=0
   if command -v flock >/dev/null 2>&1; then
     exec 9>"$lock"
-    flock -n 9 || { say 'waiting for another start to finish installing'; flock 9; }
+    until flock -w "$waited" 9; do
+      say 'waiting for another start to finish installing'
+      waited=$pause
+    done
     return
   fi
   until mkdir -- "$lock.d" 2>/dev/null; do
