@@ -13,6 +13,7 @@ from lore.base.rng import generator
 from lore.base.types import Belief, Carry, Latent, Prior
 from lore.config.options import EnvOptions, ExploreOptions, GateOptions
 from lore.envs import make_env, make_vec
+from lore.envs.actions import valid_actions
 from lore.gate import FixedGate, UncertaintyGate
 from lore.llm.asking.controller import prior_logits
 from lore.training.acting import Decision, Guidance, GuidedPolicy
@@ -165,7 +166,7 @@ def test_noise_is_the_exact_mixture_and_off_it_is_nothing() -> None:
     env = make_env(EnvOptions(), "symbolic", remember=True)
     env.reset(seed=0)
     options = ExploreOptions(epsilon_start=1.0, epsilon_end=1.0, valid_noise=True, anneal_steps=10)
-    got = ActionNoise(options, 100, env.action_names)(logits[:1], [env.state], 0).exp()[0]
+    got = ActionNoise(options, 100, env.action_names, valid_actions)(logits[:1], [env.state], 0).exp()[0]
     names = dict(zip(env.action_names, got.tolist(), strict=True))
     assert names["done"] == names["drop"] == 0.0 and names["left"] == names["right"] > 0.2
 

@@ -58,5 +58,7 @@ def _export(line: CommandLine) -> None:
     from lore.llm.providers import build_provider
     from lore.studies.dataset import export
 
+    if cfg.env.family != "minigrid":
+        raise BadInput("env.family", "lore-record knows the words of env.family=minigrid alone")
     env = make_env(cfg.env, cfg.obs, remember=True)
     print(json.dumps(export(own, env, cfg.env.id, build_provider(cfg.llm))))

@@ -193,9 +193,10 @@ def _prepare(cfg: Config) -> str:
 
 def _check_task(cfg: Config) -> None:
     """Make the environment once: the one sure way to know that its options fit. Raises BadInput."""
-    from lore.envs import make_env
+    from lore.training.build import is_advised
+    from lore.training.families import refuse_what_is_missing
 
-    make_env(cfg.env, cfg.obs).close()
+    refuse_what_is_missing(cfg.env, is_advised(cfg), cfg.explore.valid_noise).make(cfg.env, cfg.obs)
 
 
 @contextmanager

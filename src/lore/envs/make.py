@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Protocol
 
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
@@ -17,7 +18,7 @@ from lore.envs.missions import MissionCode, code_of
 from lore.envs.privileged.shaping import PotentialShaping
 from lore.envs.privileged.truth import core
 from lore.envs.registry import find_world
-from lore.envs.vector import VectorEnv
+from lore.envs.vector import EpisodicEnv, VectorEnv
 
 
 def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGridAdapter:
@@ -47,8 +48,21 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
         raise BadInput("obs", str(error)) from error
 
 
+class MakeEnv(Protocol):
+    """A maker of one environment: `make_env`, or that of another family of worlds."""
+
+    def __call__(self, options: EnvOptions, obs: str, *, remember: bool = False) -> EpisodicEnv: ...
+
+
 def make_vec(
-    options: EnvOptions, obs: str, num_envs: int, seed: int, *, split: str, remember: bool = False
+    options: EnvOptions,
+    obs: str,
+    num_envs: int,
+    seed: int,
+    *,
+    split: str,
+    remember: bool = False,
+    make: MakeEnv = make_env,
 ) -> VectorEnv:
     """Make `num_envs` environments side by side.
 
@@ -59,11 +73,12 @@ def make_vec(
         seed: Of the run.
         split: train or eval; their episodes never share a seed.
         remember: See `make_env`.
+        make: Makes each of them.
 
     Raises:
         BadInput: See `make_env`.
     """
-    return VectorEnv([partial(make_env, options, obs, remember=remember)] * num_envs, seed, split=split)
+    return VectorEnv([partial(make, options, obs, remember=remember)] * num_envs, seed, split=split)
 
 
 def _count(space: gym.Space) -> int:

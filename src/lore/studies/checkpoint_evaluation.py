@@ -13,11 +13,12 @@ from lore.base.errors import BadInput
 from lore.config.command_options import EvalOptions
 from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
-from lore.envs.make import make_env
+from lore.envs.adapter import MiniGridAdapter
 from lore.envs.vector import EpisodicEnv
 from lore.training.build import build_advised_gate, build_agent
 from lore.training.checkpoint import Unreadable, load_state
 from lore.training.evaluation import Evaluator, score, wilson_interval
+from lore.training.families import find_family
 from lore.training.old_checkpoints import upgrade
 from lore.training.random_agent import RandomAgent
 
@@ -33,9 +34,10 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     Raises BadInput naming the option that cannot be met.
     """
     torch.set_num_threads(cfg.threads)
-    env = make_env(cfg.env, cfg.obs)
+    env = find_family(cfg.env).make(cfg.env, cfg.obs)
     agent = build_agent(cfg, env.obs_spec, len(env.action_names), build_advised_gate(cfg))
-    env.close()
+    if options.video and not isinstance(env, MiniGridAdapter):
+        raise BadInput("video", f"worlds of env.family={cfg.env.family} cannot be filmed; leave video out")
     if options.video and not isinstance(agent, DreamerV3Agent):
         raise BadInput("video", f"agent={cfg.agent.name} has no world model to film; leave video out")
     out = _film_folder(options) if options.video else None
@@ -44,7 +46,9 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     checkpoint = f"step-{env_step:09d}"
 
     recorders: list[Recorder] = []
-    make = _recording(cfg, recorders) if options.video else lambda: make_env(cfg.env, cfg.obs)
+    make = (
+        _recording(cfg, recorders) if options.video else lambda: find_family(cfg.env).make(cfg.env, cfg.obs)
+    )
     greedy = options.policy == "greedy"
     episodes = Evaluator(make, options.episodes, options.seed).run(agent, env_step, greedy)
     result = score(episodes, set(state["progress"]["layouts"]))
@@ -108,9 +112,10 @@ def _recording(cfg: Config, recorders: list[Recorder]) -> Callable[[], EpisodicE
     from lore.studies.films import Recorder
 
     def make() -> EpisodicEnv:
-        env = make_env(cfg.env, cfg.obs)
+        env = find_family(cfg.env).make(cfg.env, cfg.obs)
         if len(recorders) == FILMED:
             return env
+        assert isinstance(env, MiniGridAdapter)
         recorders.append(Recorder(env))
         return recorders[-1]
 

@@ -63,6 +63,8 @@ def probe_adviser(
     options.out, the raw answers, the situations and a figure are left there. Raises BadInput naming the
     option that cannot be met.
     """
+    if env.family != "minigrid":
+        raise BadInput("env.family", "lore-probe labels situations of env.family=minigrid alone")
     _check(options)
     started = time.monotonic()
     task = repr((env, options.situations, options.example_sets, options.examples, options.seed))

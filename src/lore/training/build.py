@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -18,8 +17,6 @@ from lore.config.options import Config, LLMOptions
 from lore.config.plugins import GATE_GROUP, GATES
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
-from lore.envs.adapter import MiniGridAdapter
-from lore.envs.privileged.oracle import optimal_actions
 from lore.envs.vector import VectorEnv
 from lore.gate import Gate, build_gate
 from lore.llm.asking.asker import Asker
@@ -34,6 +31,7 @@ from lore.llm.prior_net import PriorNet
 from lore.llm.providers import build_provider, check_provider, may_cost_money
 from lore.nn.products import BFLOAT16
 from lore.training.acting import Guidance
+from lore.training.families import refuse_what_is_missing
 from lore.training.learning import GuidedLearning
 from lore.training.random_agent import RandomAgent
 
@@ -195,8 +193,14 @@ def build_adviser(
             "llm.calibration", "batch depends on what was asked before; a run takes contextual or none"
         )
     check_plugins(cfg)
-    provider = build_provider(llm)
+    provider, family = build_provider(llm), refuse_what_is_missing(cfg.env, True, False)
     _check_budget(provider.paid, llm)
+    optimal = family.optimal_actions
+    if provider.privileged and optimal is None:
+        raise BadInput(
+            "llm.provider", f"{provider.name} needs an oracle, env.family={cfg.env.family} has none"
+        )
+    assert family.wording is not None
     ledger = None
     if llm.ledger is not None and llm.ledger_limit is not None:
         ledger = SweepLedger(user_path(llm.ledger, "llm.ledger"), llm.ledger_limit)
@@ -226,7 +230,8 @@ def build_adviser(
         tuple(envs.action_names),
         envs.num_envs,
         llm.max_tokens,
-        privileged=lambda i: sorted(optimal_actions(cast(MiniGridAdapter, envs.envs[i])) or ()),
+        privileged=None if optimal is None else lambda i: sorted(optimal(envs.envs[i]) or ()),
+        wording=family.wording,
     )
 
 

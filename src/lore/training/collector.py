@@ -11,12 +11,13 @@ import torch
 
 from lore.base.types import FLAGS, Carry, Episode, Latent
 from lore.dreamer.replay import ReplayBuffer
-from lore.envs import SkillMeter, VectorEnv
+from lore.envs import VectorEnv
 from lore.envs.vector import Obs
 from lore.metrics.aggregate import MetricsAggregator
 from lore.nn.distributions import one_hot
 from lore.training.acting import Decision, GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
+from lore.training.families import StepMeter
 
 
 class Collector:
@@ -31,7 +32,7 @@ class Collector:
         policy: GuidedPolicy,
         replay: ReplayBuffer | None,
         metrics: MetricsAggregator,
-        skills: SkillMeter,
+        skills: StepMeter,
         meter: AdviceMeter | None,
         follow_end: int | None,
     ):

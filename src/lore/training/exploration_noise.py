@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lore.base.types import GridState
 from lore.config.options import ExploreOptions
-from lore.envs.actions import valid_actions
 
 
 class ActionNoise:
@@ -18,8 +17,22 @@ class ActionNoise:
     (1 - epsilon) * softmax(logits / temperature) + epsilon * uniform over all (or all valid) actions.
     """
 
-    def __init__(self, options: ExploreOptions, steps: int, action_names: Sequence[str]):
-        """steps: environment steps of the run, over which both knobs move where anneal_steps is not given."""
+    def __init__(
+        self,
+        options: ExploreOptions,
+        steps: int,
+        action_names: Sequence[str],
+        valid_actions: Callable[[GridState, Sequence[str]], list[bool]] | None = None,
+    ):
+        """Take the knobs.
+
+        Args:
+            options: The knobs.
+            steps: Environment steps of the run, over which both knobs move where anneal_steps is not given.
+            action_names: Names of the task's actions.
+            valid_actions: (state, names) -> which can change something; needed for options.valid_noise.
+        """
+        self.valid_actions = valid_actions
         self.options, self.steps, self.names = options, options.anneal_steps or steps, action_names
         self.on = max(options.epsilon_start, options.epsilon_end) > 0 or (
             options.temperature_start,
@@ -49,7 +62,8 @@ class ActionNoise:
             return logits
         chosen = torch.ones_like(logits)
         if self.options.valid_noise:
-            valid = [valid_actions(state, self.names) for state in states]
+            assert self.valid_actions is not None
+            valid = [self.valid_actions(state, self.names) for state in states]
             chosen = torch.tensor(valid, dtype=logits.dtype, device=logits.device)
         epsilon = self.epsilon(env_step)
         policy = (logits / self.temperature(env_step)).softmax(-1)

@@ -6,14 +6,14 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from lore.base.allocator import keep_freed_memory
 from lore.base.rng import Streams
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
-from lore.envs import MiniGridAdapter, SkillMeter, make_env, make_vec
+from lore.envs.make import make_vec
 from lore.metrics import next_command
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
@@ -25,6 +25,7 @@ from lore.training.checkpoint import Checkpoints
 from lore.training.collector import Collector
 from lore.training.evaluation import Evaluator, score
 from lore.training.exploration_noise import ActionNoise
+from lore.training.families import refuse_what_is_missing
 from lore.training.old_checkpoints import upgrade
 from lore.training.progress import Progress
 from lore.training.signals import Stop, Stopped, stop_on_signals
@@ -71,7 +72,16 @@ class Trainer:
         self.progress, self.metrics, rng = Progress(), MetricsAggregator(), Streams(cfg.seed, cfg.device)
         advised = build.is_advised(cfg)
         remember = advised or cfg.explore.valid_noise
-        envs = make_vec(cfg.env, cfg.obs, cfg.run.envs, cfg.seed, split="train", remember=remember)
+        family = refuse_what_is_missing(cfg.env, advised, cfg.explore.valid_noise)
+        envs = make_vec(
+            cfg.env,
+            cfg.obs,
+            cfg.run.envs,
+            cfg.seed,
+            split="train",
+            remember=remember,
+            make=family.make,
+        )
         envs.advisers = [cfg.llm.provider if advised else "none"] * cfg.run.envs
         spec, actions = envs.obs_spec, envs.num_actions
 
@@ -83,12 +93,12 @@ class Trainer:
         self.guidance = build.build_guidance(cfg, gate, self.adviser, self.agent, rng["gate_dropout"])
         self.meter = AdviceMeter(gate) if gate else None
 
-        noise = ActionNoise(cfg.explore, cfg.run.steps, envs.action_names)
+        noise = ActionNoise(cfg.explore, cfg.run.steps, envs.action_names, family.valid_actions)
         policy = GuidedPolicy(self.agent, spec, rng["act"], advice=self.guidance, noise=noise)
-        skills = SkillMeter(cast(list[MiniGridAdapter], envs.envs))
+        skills = family.watch(envs.envs)
         follow_end = cfg.gate.follow_steps if gate and gate.follows else None
         self.collector = Collector(envs, policy, self.replay, self.metrics, skills, self.meter, follow_end)
-        make = partial(make_env, cfg.env, cfg.obs, remember=advised)
+        make = partial(family.make, cfg.env, cfg.obs, remember=advised)
         self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
 
         parts: dict[str, Part | None] = {

@@ -1,0 +1,99 @@
+"""Families of worlds: all that a run has to know of a kind of environment, behind one interface.
+
+MiniGrid is the first. Another one is an EnvFamily under a name: a row of FAMILIES, or an entry point of the
+group `lore.env_families`; `env.family=NAME` chooses it. docs/environments.md shows a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lore.base.errors import BadInput
+from lore.base.plugins import load
+from lore.config.options import EnvOptions
+from lore.envs import SkillMeter
+from lore.envs.actions import valid_actions
+from lore.envs.make import MakeEnv, make_env
+from lore.envs.privileged.oracle import optimal_actions
+from lore.llm.prompt import GRID_WORDING
+from lore.llm.request import Wording
+
+GROUP = "lore.env_families"
+FAMILIES = {"minigrid": "lore.training.families:MINIGRID"}
+"""Name -> its EnvFamily, written as an entry point."""
+
+
+class StepMeter(Protocol):
+    """What an outside observer measures of training steps; `SkillMeter` is one."""
+
+    def before(self, first: Sequence[bool]) -> None: ...
+
+    def after(self, acted: Sequence[bool], ended: Sequence[bool]) -> None: ...
+
+    def result(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def _watch_nothing(envs: Sequence[Any]) -> StepMeter:
+    """Return a meter that sees no environment, and so has nothing to say."""
+    return SkillMeter([])
+
+
+@dataclass(frozen=True)
+class EnvFamily:
+    """One kind of worlds. Only `make` is needed; each other part adds what it says.
+
+    make: returns one environment; raises BadInput by the key that is wrong. wording: lets advisers be asked;
+    the states it gets are GridStates, or a subclass with more in it for worlds that are no grids.
+    valid_actions: (state, action names) -> which can change something; lets exploration draw from these.
+    optimal_actions: environment -> names of the best actions now, or None; lets privileged advisers see them.
+    watch: the training environments -> a meter, whose numbers go into metrics.jsonl.
+    """
+
+    make: MakeEnv
+    wording: Wording | None = None
+    valid_actions: Callable[[Any, Sequence[str]], list[bool]] | None = None
+    optimal_actions: Callable[[Any], Collection[str] | None] | None = None
+    watch: Callable[[Sequence[Any]], StepMeter] = _watch_nothing
+
+
+MINIGRID = EnvFamily(make_env, GRID_WORDING, valid_actions, optimal_actions, SkillMeter)
+
+
+def find_family(options: EnvOptions) -> EnvFamily:
+    """Return the family that `env.family` names.
+
+    Raises:
+        BadInput: The name is unknown, claimed twice, or does not lead to an EnvFamily.
+    """
+    family = load(GROUP, FAMILIES, options.family, "env.family", "family")
+    if not isinstance(family, EnvFamily):
+        raise BadInput("env.family", f"{options.family!r} is a {type(family).__name__}, not an EnvFamily")
+    return family
+
+
+def refuse_what_is_missing(options: EnvOptions, advised: bool, valid_noise: bool) -> EnvFamily:
+    """Return the family, if it has what a run needs of it.
+
+    Args:
+        options: The task.
+        advised: Whether the run has an adviser.
+        valid_noise: Whether exploration is to draw from actions that can change something.
+
+    Raises:
+        BadInput: A part is missing, by the key that asks for it.
+    """
+    family = find_family(options)
+    if advised and family.wording is None:
+        raise BadInput("llm", f"env.family={options.family} has no words for an adviser; use llm=none")
+    if valid_noise and family.valid_actions is None:
+        raise BadInput(
+            "explore.valid_noise",
+            f"env.family={options.family} does not tell valid actions; use false",
+        )
+    return family
