@@ -1,8 +1,12 @@
 """The scan's kernel beside the same scan in torch operations, at widths that no vector divides."""
 
+import re
+from importlib.resources import files
+
 import pytest
 import torch
 
+from lore.dreamer import scan
 from lore.dreamer.scan import Weights, posterior_scan
 from lore.nn.cpu.native import kernels_in_use, torch_only
 
@@ -69,3 +73,10 @@ def test_the_kernel_is_the_scan_in_torch_operations(sizes):
         torch.testing.assert_close(
             a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()), msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("tuple_", [scan.Weights, scan.Inputs, scan.Kept, scan.Into, scan.Back])
+def test_a_struct_in_cpp_has_the_fields_of_the_tuple_of_its_name_in_that_order(tuple_):
+    source = files("lore.nn.cpu").joinpath("scan.cpp").read_text()
+    body = re.search(rf"struct {tuple_.__name__} \{{(.*?)\}};", source, re.S)
+    assert tuple(re.findall(r"\*(\w+)", body[1])) == tuple_._fields

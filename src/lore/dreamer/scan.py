@@ -8,7 +8,7 @@ K classes. Everything is float32: at these batch sizes a float32 product is as f
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,7 +38,18 @@ class Weights(NamedTuple):
     logits_b: Tensor
 
 
-class _Kept(NamedTuple):
+class Inputs(NamedTuple):
+    """What a scan starts from and is fed, float32."""
+
+    deter: Tensor  # (B, D), before the first step
+    stoch: Tensor  # (B, S*K), likewise
+    keep: Tensor  # (T, B, 1): 0 at is_first, else 1
+    core_in: Tensor  # (T, B, D): what action and bias add inside the core
+    post_in: Tensor  # (T, B, h): what tokens and bias add to the posterior
+    uniform: Tensor  # (T, B, S) in [0, 1)
+
+
+class Kept(NamedTuple):
     """What the gradient needs of all steps: the state before each, *_z before a norm and *_r, its inverse
     root mean square, and the results."""
 
@@ -61,7 +72,15 @@ class _Kept(NamedTuple):
     probs: Tensor  # (T, B, S, K)
 
 
-class _Back(NamedTuple):
+class Into(NamedTuple):
+    """Gradients that reach the results."""
+
+    deter: Tensor  # (T, B, D)
+    hot: Tensor  # (T, B, S*K)
+    probs: Tensor  # (T, B, S, K)
+
+
+class Back(NamedTuple):
     """Gradients of what is linear in the weights, for all steps, and of the norms' scales."""
 
     logits: Tensor  # (T, B, S*K)
@@ -76,6 +95,9 @@ class _Back(NamedTuple):
     stoch_scale: Tensor
 
 
+Tuples = TypeVar("Tuples", Inputs, Weights, Into)
+
+
 class _PosteriorScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, unimix, deter, stoch, keep, core_in, post_in, uniform, *weights):  # type: ignore[override]
@@ -84,7 +106,7 @@ class _PosteriorScan(torch.autograd.Function):
         S, h, g, o = uniform.shape[-1], w.deter_b.numel(), *w.own_w.shape[:2]
         Z = w.logits_b.numel()
         empty = core_in.new_empty
-        kept = _Kept(
+        kept = Kept(
             *(empty(T, B, D), empty(T, B, Z), empty(T, B, h), empty(T, B), empty(T, B, h), empty(T, B)),
             *(empty(T, B, 2 * h), empty(T, B, D), empty(T, B), empty(g, T, B, o), empty(g, T, B, 3 * o)),
             *(empty(T, B, h), empty(T, B), empty(T, B, h), empty(T, B, D), empty(T, B, Z)),
@@ -95,10 +117,10 @@ class _PosteriorScan(torch.autograd.Function):
         if kernel is None:
             _forward(w, kept, index, deter, stoch, keep, core_in, post_in, uniform, unimix)
         else:
-            inputs = (deter, stoch, keep, core_in, post_in, uniform, *_last_axis_out(w))
+            inputs = _contiguous(Inputs(deter, stoch, keep, core_in, post_in, uniform))
             work = empty(2 * B * D + B * Z)
             sizes = (T, B, D, g, h, S, Z // S)
-            kernel(*(x.contiguous() for x in inputs), *kept, index, work, *sizes, unimix)
+            kernel(inputs, _contiguous(_last_axis_out(w)), kept, index, work, *sizes, unimix)
         ctx.weights, ctx.kept, ctx.keep, ctx.unimix = w, kept, keep, unimix
         ctx.mark_non_differentiable(index)
         # Aliases: an output that its own context holds would never be freed.
@@ -107,9 +129,9 @@ class _PosteriorScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_deter, grad_hot, grad_probs, _):  # type: ignore[override]
         w: Weights = ctx.weights
-        kept: _Kept = ctx.kept
+        kept: Kept = ctx.kept
         like = torch.empty_like
-        back = _Back(
+        back = Back(
             *(like(kept.hot), like(kept.post_z), like(kept.gates), like(kept.core_z)),
             *(like(kept.in_deter_z), like(kept.in_stoch_z)),
             *(torch.zeros_like(x) for x in (w.post_scale, w.core_scale, w.deter_scale, w.stoch_scale)),
@@ -120,17 +142,17 @@ class _PosteriorScan(torch.autograd.Function):
         if kernel is None:
             _backward(w, kept, back, grad_deter, grad_hot, grad_probs, ctx.keep, ctx.unimix)
         else:
-            t = _last_axis_in(w)
-            inputs = [grad_deter, grad_hot, grad_probs, ctx.keep, t.deter_w, t.deter_scale, t.stoch_w]
-            inputs += [t.stoch_scale, t.own_w, t.shared_w, t.core_scale, t.gates_w, t.post_w, t.post_scale]
-            inputs += [t.logits_w, kept.deter, kept.in_deter_z, kept.in_deter_r, kept.in_stoch_z]
-            inputs += [kept.in_stoch_r, kept.core_z, kept.core_r, kept.gates, kept.post_z, kept.post_r]
+            into = _contiguous(Into(grad_deter, grad_hot, grad_probs))
+            keep, weights = ctx.keep.contiguous(), _contiguous(_last_axis_in(w))
             work = grad_deter.new_empty(B * (3 * D + S * K + 3 * h))
-            kernel(
-                *(x.contiguous() for x in (*inputs, kept.probs)), *back, work, T, B, D, g, h, S, K, ctx.unimix
-            )
+            kernel(into, keep, weights, kept, back, work, T, B, D, g, h, S, K, ctx.unimix)
         grads = _weight_grads(kept, back)
         return None, None, None, None, back.core_z, back.post_z, None, *grads
+
+
+def _contiguous(tensors: Tuples) -> Tuples:
+    """The same tuple of tensors, each in one piece."""
+    return type(tensors)(*(x.contiguous() for x in tensors))
 
 
 def _last_axis_out(w: Weights) -> Weights:
@@ -146,7 +168,7 @@ def _last_axis_in(w: Weights) -> Weights:
 
 def _forward(
     w: Weights,
-    kept: _Kept,
+    kept: Kept,
     index: Tensor,
     deter: Tensor,
     stoch: Tensor,
@@ -182,8 +204,8 @@ def _forward(
 
 def _backward(
     w: Weights,
-    kept: _Kept,
-    back: _Back,
+    kept: Kept,
+    back: Back,
     grad_deter: Tensor,
     grad_hot: Tensor,
     grad_probs: Tensor,
@@ -224,7 +246,7 @@ def _backward(
             total += part
 
 
-def _weight_grads(kept: _Kept, back: _Back) -> Weights:
+def _weight_grads(kept: Kept, back: Back) -> Weights:
     """Gradients of all weights, each one product over the whole sequence."""
     g, o = len(kept.hidden), kept.hidden.shape[-1]
     rows = {name: getattr(kept, name).flatten(0, 1) for name in ("deter", "stoch", "shared", "out", "post")}

@@ -57,6 +57,31 @@ void product(float* out, long os, const float* init, long is, const float* x, lo
         rows_product<1>(out + i * os, os, init ? init + i * is : nullptr, is, x + i * xs, xs, w, depth, n);
 }
 
+// What goes in and comes out, in the order of the tuples of the same names in lore/dreamer/scan.py, which say what
+// each is. All are float32 and contiguous. scan_float32 takes every *_w as (in, out), scan_back_float32 transposed.
+struct Weights {
+    const float *deter_w, *deter_b, *deter_scale, *stoch_w, *stoch_b, *stoch_scale, *own_w, *shared_w, *core_scale,
+        *gates_w, *gates_b, *post_w, *post_scale, *logits_w, *logits_b;
+};
+
+struct Inputs {
+    const float *deter, *stoch, *keep, *core_in, *post_in, *uniform;
+};
+
+struct Kept {
+    float *deter, *stoch, *in_deter_z, *in_deter_r, *in_stoch_z, *in_stoch_r, *shared, *core_z, *core_r, *hidden,
+        *gates, *post_z, *post_r, *post, *out, *hot, *probs;
+};
+
+struct Into {
+    const float *deter, *hot, *probs;
+};
+
+struct Back {
+    float *logits, *post_z, *gates, *core_z, *in_deter_z, *in_stoch_z, *post_scale, *core_scale, *deter_scale,
+        *stoch_scale;
+};
+
 const float EPS = 1e-4f;  // of the norms, NORM_EPS in fused.py
 
 void scale_rows(float* x, const float* by, long m, long n) {
@@ -67,88 +92,78 @@ void scale_rows(float* x, const float* by, long m, long n) {
 }  // namespace
 
 extern "C" {
-// Inputs and weights as in posterior_scan, each *_w so that its last axis is what it gives; then what the
-// gradient needs and the results, written.
-void scan_float32(const float* deter0, const float* stoch0, const float* keep, const float* core_in,
-                  const float* post_in, const float* uniform, const float* deter_w, const float* deter_b,
-                  const float* deter_scale, const float* stoch_w, const float* stoch_b, const float* stoch_scale,
-                  const float* own_w, const float* shared_w, const float* core_scale, const float* gates_w,
-                  const float* gates_b, const float* post_w, const float* post_scale, const float* logits_w,
-                  const float* logits_b, float* deter, float* stoch, float* y0, float* r0, float* y1, float* r1,
-                  float* shared, float* z, float* r, float* hidden, float* gates, float* y2, float* r2,
-                  float* post, float* out, float* hot, float* probs, uint8_t* index, float* work, long T, long B,
-                  long D, long g, long h, long S, long K, float mix) {
+// index (T, B, S) takes the classes; work: room for B * (2 D + Z) numbers.
+void scan_float32(const Inputs* inputs, const Weights* weights, const Kept* kept, uint8_t* index, float* work, long T,
+                  long B, long D, long g, long h, long S, long K, float mix) {
+    const Weights& w = *weights;
+    auto [deter0, stoch0, keep, core_in, post_in, uniform] = *inputs;
     long o = D / g, Z = S * K;
     float *own = work, *sum = own + B * D, *logits = sum + B * D;
     for (long t = 0; t < T; ++t) {
+        float *deter = kept->deter + t * B * D, *stoch = kept->stoch + t * B * Z, *shared = kept->shared + t * 2 * B * h;
+        float *in_deter_z = kept->in_deter_z + t * B * h, *in_stoch_z = kept->in_stoch_z + t * B * h;
+        float *hidden = kept->hidden + t * B * o, *gates = kept->gates + t * 3 * B * o, *out = kept->out + t * B * D;
+        float *post_z = kept->post_z + t * B * h, *post = kept->post + t * B * h, *hot = kept->hot + t * B * Z;
         std::memcpy(deter, t ? out - B * D : deter0, B * D * sizeof(float));
         std::memcpy(stoch, t ? hot - B * Z : stoch0, B * Z * sizeof(float));
-        scale_rows(deter, keep, B, D);
-        scale_rows(stoch, keep, B, Z);
-        product(y0, h, deter_b, 0, deter, D, deter_w, B, D, h);
-        product(y1, h, stoch_b, 0, stoch, Z, stoch_w, B, Z, h);
-        norm_silu(y0, deter_scale, shared, 2 * h, r0, B, h, EPS);
-        norm_silu(y1, stoch_scale, shared + h, 2 * h, r1, B, h, EPS);
+        scale_rows(deter, keep + t * B, B, D);
+        scale_rows(stoch, keep + t * B, B, Z);
+        product(in_deter_z, h, w.deter_b, 0, deter, D, w.deter_w, B, D, h);
+        product(in_stoch_z, h, w.stoch_b, 0, stoch, Z, w.stoch_w, B, Z, h);
+        norm_silu(in_deter_z, w.deter_scale, shared, 2 * h, kept->in_deter_r + t * B, B, h, EPS);
+        norm_silu(in_stoch_z, w.stoch_scale, shared + h, 2 * h, kept->in_stoch_r + t * B, B, h, EPS);
         for (long b = 0; b < g; ++b)
-            product(own + b * B * o, o, nullptr, 0, deter + b * o, D, own_w + b * o * o, B, o, o);
-        product(sum, D, core_in, D, shared, 2 * h, shared_w, B, 2 * h, D);
-        core_hidden<float>(sum, nullptr, nullptr, own, core_scale, hidden, T * B * o, z, r, B, g, o, EPS);
+            product(own + b * B * o, o, nullptr, 0, deter + b * o, D, w.own_w + b * o * o, B, o, o);
+        product(sum, D, core_in + t * B * D, D, shared, 2 * h, w.shared_w, B, 2 * h, D);
+        core_hidden<float>(sum, nullptr, nullptr, own, w.core_scale, hidden, T * B * o, kept->core_z + t * B * D,
+                           kept->core_r + t * B, B, g, o, EPS);
         for (long b = 0; b < g; ++b)
             product(gates + b * T * B * 3 * o, 3 * o, nullptr, 0, hidden + b * T * B * o, o,
-                    gates_w + b * o * 3 * o, B, o, 3 * o);
-        gru<float>(gates, T * B * 3 * o, gates_b, deter, D, out, D, 1, B, g, o);
-        product(y2, h, post_in, h, out, D, post_w, B, D, h);
-        norm_silu(y2, post_scale, post, h, r2, B, h, EPS);
-        product(logits, Z, logits_b, 0, post, h, logits_w, B, h, Z);
-        sample<float>(logits, uniform, index, hot, Z, probs, B, S, K, mix);
-        keep += B, core_in += B * D, post_in += B * h, uniform += B * S, deter += B * D, stoch += B * Z;
-        y0 += B * h, r0 += B, y1 += B * h, r1 += B, shared += 2 * B * h, z += B * D, r += B;
-        hidden += B * o, gates += 3 * B * o, y2 += B * h, r2 += B, post += B * h;
-        out += B * D, hot += B * Z, probs += B * Z, index += B * S;
+                    w.gates_w + b * o * 3 * o, B, o, 3 * o);
+        gru<float>(gates, T * B * 3 * o, w.gates_b, deter, D, out, D, 1, B, g, o);
+        product(post_z, h, post_in + t * B * h, h, out, D, w.post_w, B, D, h);
+        norm_silu(post_z, w.post_scale, post, h, kept->post_r + t * B, B, h, EPS);
+        product(logits, Z, w.logits_b, 0, post, h, w.logits_w, B, h, Z);
+        sample<float>(logits, uniform + t * B * S, index + t * B * S, hot, Z, kept->probs + t * B * Z, B, S, K, mix);
     }
 }
 
-// Gradients of what scan_float32 was given and kept: of the pre-activations (whole sequences, from which all
-// weight gradients follow) and of the norms' scales, which are added to. Weights are the transposes of above.
-void scan_back_float32(const float* grad_deter, const float* grad_hot, const float* grad_probs,
-                       const float* keep, const float* deter_w, const float* deter_scale, const float* stoch_w,
-                       const float* stoch_scale, const float* own_w, const float* shared_w,
-                       const float* core_scale, const float* gates_w, const float* post_w,
-                       const float* post_scale, const float* logits_w, const float* deter, const float* y0,
-                       const float* r0, const float* y1, const float* r1, const float* z, const float* r,
-                       const float* gates, const float* y2, const float* r2, const float* probs, float* g_logits,
-                       float* g_y2, float* g_gates, float* g_z, float* g_y0, float* g_y1, float* g_post_scale,
-                       float* g_core_scale, float* g_deter_scale, float* g_stoch_scale, float* work, long T,
-                       long B, long D, long g, long h, long S, long K, float mix) {
+// Fills `back`: gradients of the pre-activations (whole sequences, from which all weight gradients follow) and of the
+// norms' scales, which are added to. work: room for B * (3 D + Z + 3 h) numbers.
+void scan_back_float32(const Into* into, const float* keep, const Weights* weights, const Kept* kept, const Back* back,
+                       float* work, long T, long B, long D, long g, long h, long S, long K, float mix) {
+    const Weights& w = *weights;
     long o = D / g, Z = S * K;
     float *next = work, *out = next + B * D, *hidden = out + B * D, *stoch = hidden + B * D;
     float *shared = stoch + B * Z, *post = shared + 2 * B * h;
     for (long t = T - 1; t >= 0; --t) {
         bool more = t + 1 < T;
-        float* glogits = g_logits + t * B * Z;
-        sample_back(grad_probs + t * B * Z, grad_hot + t * B * Z, more ? stoch : nullptr, probs + t * B * Z,
-                    glogits, B * S, K, mix);
-        product(post, h, nullptr, 0, glogits, Z, logits_w, B, Z, h);
-        float* gy2 = g_y2 + t * B * h;
-        norm_silu_back(post, h, y2 + t * B * h, r2 + t * B, post_scale, gy2, g_post_scale, B, h);
-        product(out, D, grad_deter + t * B * D, D, gy2, h, post_w, B, h, D);
+        float *logits = back->logits + t * B * Z, *post_z = back->post_z + t * B * h, *core_z = back->core_z + t * B * D;
+        float *gates = back->gates + t * B * 3 * o;
+        float *in_deter_z = back->in_deter_z + t * B * h, *in_stoch_z = back->in_stoch_z + t * B * h;
+        sample_back(into->probs + t * B * Z, into->hot + t * B * Z, more ? stoch : nullptr, kept->probs + t * B * Z,
+                    logits, B * S, K, mix);
+        product(post, h, nullptr, 0, logits, Z, w.logits_w, B, Z, h);
+        norm_silu_back(post, h, kept->post_z + t * B * h, kept->post_r + t * B, w.post_scale, post_z, back->post_scale,
+                       B, h);
+        product(out, D, into->deter + t * B * D, D, post_z, h, w.post_w, B, h, D);
         if (more)
             for (long j = 0; j < B * D; ++j) out[j] += next[j];
-        float* ggates = g_gates + t * B * 3 * o;
-        gru_back(out, gates + t * B * 3 * o, T * B * 3 * o, deter + t * B * D, ggates, next, B, g, o);
+        gru_back(out, kept->gates + t * B * 3 * o, T * B * 3 * o, kept->deter + t * B * D, gates, next, B, g, o);
         for (long b = 0; b < g; ++b)
-            product(hidden + b * o, D, nullptr, 0, ggates + b * T * B * 3 * o, 3 * o, gates_w + b * 3 * o * o, B,
+            product(hidden + b * o, D, nullptr, 0, gates + b * T * B * 3 * o, 3 * o, w.gates_w + b * 3 * o * o, B,
                     3 * o, o);
-        float* gz = g_z + t * B * D;
-        norm_silu_back(hidden, D, z + t * B * D, r + t * B, core_scale, gz, g_core_scale, B, D);
+        norm_silu_back(hidden, D, kept->core_z + t * B * D, kept->core_r + t * B, w.core_scale, core_z,
+                       back->core_scale, B, D);
         for (long b = 0; b < g; ++b)
-            product(next + b * o, D, next + b * o, D, gz + b * o, D, own_w + b * o * o, B, o, o);
-        product(shared, 2 * h, nullptr, 0, gz, D, shared_w, B, D, 2 * h);
-        float *gy0 = g_y0 + t * B * h, *gy1 = g_y1 + t * B * h;
-        norm_silu_back(shared, 2 * h, y0 + t * B * h, r0 + t * B, deter_scale, gy0, g_deter_scale, B, h);
-        norm_silu_back(shared + h, 2 * h, y1 + t * B * h, r1 + t * B, stoch_scale, gy1, g_stoch_scale, B, h);
-        product(next, D, next, D, gy0, h, deter_w, B, h, D);
-        product(stoch, Z, nullptr, 0, gy1, h, stoch_w, B, h, Z);
+            product(next + b * o, D, next + b * o, D, core_z + b * o, D, w.own_w + b * o * o, B, o, o);
+        product(shared, 2 * h, nullptr, 0, core_z, D, w.shared_w, B, D, 2 * h);
+        norm_silu_back(shared, 2 * h, kept->in_deter_z + t * B * h, kept->in_deter_r + t * B, w.deter_scale, in_deter_z,
+                       back->deter_scale, B, h);
+        norm_silu_back(shared + h, 2 * h, kept->in_stoch_z + t * B * h, kept->in_stoch_r + t * B, w.stoch_scale,
+                       in_stoch_z, back->stoch_scale, B, h);
+        product(next, D, next, D, in_deter_z, h, w.deter_w, B, h, D);
+        product(stoch, Z, nullptr, 0, in_stoch_z, h, w.stoch_w, B, h, Z);
         scale_rows(next, keep + t * B, B, D);
         scale_rows(stoch, keep + t * B, B, Z);
     }
