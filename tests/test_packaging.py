@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lore
 
@@ -182,6 +183,20 @@ def test_the_version_stands_in_one_place_and_leads_the_changelog() -> None:
 def test_root_link_shows_the_configs() -> None:
     link = ROOT / "conf"
     assert link.is_symlink() and link.resolve() == ROOT / "src" / "lore" / "conf"
+
+
+def test_github_runs_what_ci_runs_and_every_form_is_whole() -> None:
+    """The workflow's only command of this repository is .ci/run; each form has a name and questions."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = workflow["jobs"]["ci"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert [form.stem for form in forms] == ["bug", "feature", "question"]
+    for form in map(yaml.safe_load, (path.read_text() for path in forms)):
+        assert form["name"] and form["description"]
+        ids = [part["id"] for part in form["body"]]
+        assert len(set(ids)) == len(ids) > 0 and all(part["attributes"]["label"] for part in form["body"])
 
 
 @pytest.mark.slow
