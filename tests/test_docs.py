@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from tests import runs
 from tests.metrics.sinks.test_wandb_sink import history
 
+from lore.base.errors import BadInput
 from lore.config.compose import compose
 from lore.training.trainer import train
 
@@ -109,6 +111,35 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     paths = re.findall(r"`((?:src|tests|scripts|docs|examples|notebooks|conf)/[\w./-]*)`", text)
     missing = [path for path in paths if not re.search("[A-Z]{3}", path) and not (ROOT / path).exists()]
     assert not missing
+
+
+PLUGINS = ("my_package", "my_lab", "fading", "compass", "rush")  # of the user, or of examples/
+
+
+def overrides_of(page: Path) -> dict[str, list[str]]:
+    """Every `lore-train KEY=VALUE...` of a page that starts a run -> its overrides; of a sweep, the first job's."""
+    lines = re.findall(
+        r"^ {4}(?:\S+=\S+ )*(?:lore-train|scripts/train) (.+)$", page.read_text(), re.MULTILINE
+    )
+    out = {}
+    for line in (line.partition(" #")[0].strip() for line in lines):
+        words = [word for word in shlex.split(line) if word != "-m" and not word.startswith("hydra")]
+        new = not any(word.startswith(("resume=", "--")) or word in ("KEY=VALUE", "...") for word in words)
+        if new and not any(name in line for name in PLUGINS):
+            out[line] = [re.sub(r"=(?:range\()?([^,]+),.*", r"=\1", word) for word in words]
+    return out
+
+
+def test_every_command_of_a_page_composes() -> None:
+    commands = {line: words for page in PAGES for line, words in overrides_of(page).items()}
+    assert len(commands) > 20
+    stands_for = {"ENV": "doorkey5", "ID": "BabyAI-GoToLocal-v0", "K": "0"}
+    for line, words in commands.items():
+        values = [re.sub(r"=(ENV|ID|K)$", lambda word: "=" + stands_for[word[1]], word) for word in words]
+        try:
+            compose(values)
+        except BadInput as error:
+            pytest.fail(f"lore-train {line}: {error}")
 
 
 def test_the_comparison_on_its_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
