@@ -117,10 +117,9 @@ PLUGINS = ("my_package", "my_lab", "fading", "compass", "rush")  # of the user, 
 
 
 def overrides_of(page: Path) -> dict[str, list[str]]:
-    """Every `lore-train KEY=VALUE...` of a page that starts a run -> its overrides; of a sweep, the first job's."""
-    lines = re.findall(
-        r"^ {4}(?:\S+=\S+ )*(?:lore-train|scripts/train) (.+)$", page.read_text(), re.MULTILINE
-    )
+    """Every `lore-train KEY=VALUE` of a page that starts a run -> its overrides; of a sweep, one job."""
+    command = r"^ {4}(?:\S+=\S+ )*(?:lore-train|scripts/train) (.+)$"
+    lines = re.findall(command, page.read_text(encoding="utf-8"), re.MULTILINE)
     out = {}
     for line in (line.partition(" #")[0].strip() for line in lines):
         words = [word for word in shlex.split(line) if word != "-m" and not word.startswith("hydra")]
