@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,15 @@ def test_the_worked_experiment(tmp_path: Path) -> None:
     cfg = compose(["+experiment=half_wrong"])
     assert (cfg.llm.competence, cfg.logger.tags, cfg.run.steps) == (0.5, ["half_wrong"], 6000)
     assert compose(["+experiment=half_wrong", "llm.competence=1"]).llm.competence == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
+def test_a_parallel_sweep_takes_the_cores_that_are_allotted() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import lore.config.compose\n"
+        "from omegaconf import OmegaConf\n"
+        "print(OmegaConf.create({'n': '${lore.cores:}'}).n)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -34,6 +34,16 @@ def test_the_last_line_is_the_measurement(capsys: pytest.CaptureFixture[str]) ->
     assert row["matmul_units"] == pytest.approx(row["median_s"] / row["matmul_s"], rel=0.1)
 
 
+def test_the_reference_is_the_agent_alone_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    """The size that peers are compared at, and with the ensembles that a gate reads."""
+    small = ["agent.batch_size=2", "agent.seq_len=4", "agent.horizon=3", "replay.capacity=1000"]
+    params = []
+    for more in ([], ["gate=lore", "llm=scripted"]):
+        assert bench_main([*small, *more]) == 0
+        params.append(json.loads(capsys.readouterr().out.splitlines()[-1])["params"])
+    assert params == [656_473, 1_194_068]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_product_is_counted(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Also those that go through oneDNN: 192 starts, so that products are large enough for it."""

@@ -203,3 +203,25 @@ def test_a_missing_gpu_is_said(
     (copy / "config.yaml").write_text(to_yaml(cfg))
     assert eval_main([f"run={copy}", "episodes=1"]) == DONE
     assert "evaluating on the cpu" in capsys.readouterr().out
+
+
+def test_people_on_a_terminal_get_a_table_and_json_stays_last(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert eval_main([f"run={run}", "episodes=3"]) == DONE
+    *table, last = capsys.readouterr().out.splitlines()
+    line = json.loads(last)
+    said = " ".join(" ".join(table).split())
+    assert f"{line['env_id']}, {line['checkpoint']}, sampled policy" in said
+    assert f"success │ {line['success']:.1%} (95 % interval" in said
+    assert f"length, mean │ {line['length']:.1f} steps" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_result_that_nobody_received_is_a_failure(run: Path) -> None:
+    code = f"import sys, lore.cli.eval as c; sys.exit(c.main(['run={run}', 'episodes=1']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("lore-eval: its output could not be written: ")

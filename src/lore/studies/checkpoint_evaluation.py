@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from lore.base.errors import BadInput
 from lore.config.command_options import EvalOptions
@@ -53,11 +56,12 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     episodes = Evaluator(make, options.episodes, options.seed).run(agent, env_step, greedy)
     result = score(episodes, set(state["progress"]["layouts"]))
     low, high = wilson_interval(sum(e.success for e in episodes), len(episodes))
-    print(
-        f"lore-eval: {checkpoint}: success {result.success:.1%} (95 % interval {low:.1%} to {high:.1%}), "
-        f"return {result.return_:.3f}, length {result.length:.1f}",
-        flush=True,
-    )
+    if not sys.stdout.isatty():
+        print(
+            f"lore-eval: {checkpoint}: success {result.success:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+            f"return {result.return_:.3f}, length {result.length:.1f}",
+            flush=True,
+        )
     films: list[Path] = []
     if out is not None and isinstance(agent, DreamerV3Agent):
         from lore.studies.films import write_films
@@ -79,7 +83,28 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
         "unseen_layouts": result.unseen,
         "videos": [str(path) for path in films],
     }
+    if sys.stdout.isatty():
+        Console(file=sys.stdout).print(as_table(line))
     print(json.dumps(line), flush=True)
+
+
+def as_table(line: dict[str, Any]) -> Table:
+    """The result of an evaluation for people.
+
+    Args:
+        line: what the command's last line holds.
+
+    Returns:
+        A table of a row a measure.
+    """
+    title = f"{line['env_id']}, {line['checkpoint']}, {line['policy']} policy"
+    table = Table("held-out episodes", str(line["episodes"]), title=title, title_justify="left")
+    low, high = line["success_interval"]
+    table.add_row("success", f"{line['success']:.1%} (95 % interval {low:.1%} to {high:.1%})")
+    table.add_row("return, mean", f"{line['return']:.3f}")
+    table.add_row("length, mean", f"{line['length']:.1f} steps")
+    table.add_row("layouts that training never met", f"{line['unseen_layouts']:.1%}")
+    return table
 
 
 def _film_folder(options: EvalOptions) -> Path:
