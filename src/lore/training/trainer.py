@@ -179,7 +179,7 @@ class Trainer:
             self.logger.write_episode(episode)
             self.progress.add_episode(episode)
             if self.adviser:
-                self.adviser.episode(episode.success, self.env_step)
+                self.adviser.end_episode(episode.success, self.env_step)
             self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
 
     def learn(self) -> None:
@@ -236,7 +236,7 @@ class Trainer:
         if self.cfg.run.eval_greedy:
             greedy = score(play(greedy=True), set()).success
         if self.guidance and self.adviser and self.cfg.run.eval_advised:
-            reader = self.adviser.reader(self.evaluator.episodes)
+            reader = self.adviser.make_reader(self.evaluator.episodes)
             advised = score(play(advice=replace(self.guidance, adviser=reader, rng=None)), set()).success
             values["eval/success_advised"] = advised
         progress.greedy, progress.advised = greedy, advised

@@ -92,7 +92,7 @@ def arrive(asker: Asker, env_step: int) -> Asked:
     end = time.monotonic() + 10
     while not asker._result and time.monotonic() < end:
         time.sleep(0.001)
-    asked = asker.arrivals(env_step)
+    asked = asker.collect_arrival(env_step)
     assert asked is not None
     return asked
 
@@ -423,7 +423,7 @@ def test_an_answer_arrives_later_and_no_second_question_goes_out_before(
     started = time.monotonic()
     assert asker.ask(question(0, 0)).outcome == "waiting"
     assert [asker.ask(question(n, n)).outcome for n in (1, 2)] == ["busy", "busy"]
-    assert asker.arrivals(3) is None
+    assert asker.collect_arrival(3) is None
     assert time.monotonic() - started < 5
     assert (asker.budget.asks, asker.counts["asked"]) == (1, 1)
     gate.set()
@@ -431,7 +431,7 @@ def test_an_answer_arrives_later_and_no_second_question_goes_out_before(
     assert len(provider.asked) == 1
     assert (asked.outcome, asked.question.env_step) == ("answered", 0)
     assert (records(asker)[0]["env_step"], records(asker)[0]["arrived"]) == (0, 4)
-    assert asker.arrivals(5) is None
+    assert asker.collect_arrival(5) is None
     assert asker.ask(question(5, 5)).outcome in ("waiting", "answered")
 
 
@@ -497,7 +497,7 @@ def test_a_question_under_way_at_the_checkpoint_gets_the_answer_of_the_journal(
     again = resumed(state, tmp_path, provider, total=9, wait=False)
     assert again.ask(question(3, 3)).outcome == "busy"
     assert again.state_dict()["budget"] == state["budget"]
-    asked = again.arrivals(4)
+    asked = again.collect_arrival(4)
     assert asked is not None and asked.answer == answer
     assert provider.asked == [] and again.counts == asker.counts and again.budget.usd == asker.budget.usd
 
@@ -511,7 +511,7 @@ def test_a_question_under_way_that_died_with_its_run_is_lost_and_paid_for(
     for _ in range(2):  # the second time from the journal
         provider = FakeProvider()
         again = resumed(state, tmp_path, provider, usd=1.0, retries=0, wait=False)
-        asked = again.arrivals(3)
+        asked = again.collect_arrival(3)
         assert asked is not None and asked.outcome == "failed"
         assert (again.failures, again.budget.usd, again.budget.asks) == ({"lost": 1}, 0.05, 1)
         assert len(records(again)) == 1
@@ -625,7 +625,7 @@ def test_a_replay_does_not_look_at_the_clock(seed: int, wait: bool, tmp_path: Pa
     options: dict[str, Any] = {"total": 30, "failures": 3, "pause": 6, "retries": 0, "wait": wait}
 
     def step(asker: Asker, number: int) -> list[Any]:
-        arrived, asked = asker.arrivals(number), asker.ask(question(number, number))
+        arrived, asked = asker.collect_arrival(number), asker.ask(question(number, number))
         return [(one.outcome, one.answer) for one in (arrived, asked) if one is not None]
 
     asker = make_asker(tmp_path, FakeProvider(script), clock=clock, **options)
@@ -801,16 +801,16 @@ def test_an_answer_between_two_looks_at_one_step_is_replayed_between_them(
     """An episode's last row and the next one's first have the same env_step where one environment runs."""
     asker = make_asker(tmp_path, FakeProvider(gate=gate), wait=False)
     start = asker.state_dict()
-    assert asker.arrivals(9) is None
+    assert asker.collect_arrival(9) is None
     asker.ask(question(0, 9))
-    assert asker.arrivals(10) is None
+    assert asker.collect_arrival(10) is None
     gate.set()
     answer = arrive(asker, 10).answer
     again = resumed(start, tmp_path, FakeProvider(), wait=False)
-    assert again.arrivals(9) is None
+    assert again.collect_arrival(9) is None
     assert again.ask(question(0, 9)).outcome == "waiting"
-    assert again.arrivals(10) is None
-    asked = again.arrivals(10)
+    assert again.collect_arrival(10) is None
+    asked = again.collect_arrival(10)
     assert asked is not None and asked.answer == answer
 
 

@@ -12,7 +12,7 @@ from lore.llm.asking.breaker import Breaker
 def opened(failures: int = 3, pause: int = 100, at: int = 50) -> Breaker:
     breaker = Breaker(failures, pause)
     for _ in range(failures):
-        breaker.failure(at, "timeout")
+        breaker.record_failure(at, "timeout")
     return breaker
 
 
@@ -20,9 +20,9 @@ def opened(failures: int = 3, pause: int = 100, at: int = 50) -> Breaker:
 def test_opens_at_the_given_number_of_failures_in_a_row(failures: int) -> None:
     breaker = Breaker(failures, 100)
     for step in range(failures - 1):
-        assert breaker.failure(step, "timeout") is None
+        assert breaker.record_failure(step, "timeout") is None
         assert breaker.allow(step)
-    said = breaker.failure(failures, "rate_limited")
+    said = breaker.record_failure(failures, "rate_limited")
     assert said is not None
     assert f"{failures} failures in a row" in said
     assert "rate_limited" in said
@@ -33,9 +33,9 @@ def test_opens_at_the_given_number_of_failures_in_a_row(failures: int) -> None:
 def test_an_answer_begins_the_count_anew() -> None:
     breaker = Breaker(3, 100)
     for step in range(20):
-        assert breaker.failure(step, "timeout") is None
-        assert breaker.failure(step, "timeout") is None
-        breaker.success()
+        assert breaker.record_failure(step, "timeout") is None
+        assert breaker.record_failure(step, "timeout") is None
+        breaker.record_success()
         assert breaker.allow(step)
     assert breaker.openings == 0
 
@@ -55,20 +55,20 @@ def test_one_trial_goes_and_no_ask_beside_it() -> None:
 def test_a_trial_that_goes_well_closes_it() -> None:
     breaker = opened(failures=3, pause=100, at=50)
     assert breaker.allow(150)
-    breaker.success()
+    breaker.record_success()
     assert all(breaker.allow(step) for step in range(150, 260))
-    assert breaker.failure(260, "timeout") is None
-    assert breaker.failure(260, "timeout") is None
-    assert breaker.failure(260, "timeout") is not None
+    assert breaker.record_failure(260, "timeout") is None
+    assert breaker.record_failure(260, "timeout") is None
+    assert breaker.record_failure(260, "timeout") is not None
 
 
 def test_a_trial_that_fails_opens_it_for_a_whole_pause_and_says_so() -> None:
     breaker = opened(failures=3, pause=100, at=50)
     assert breaker.allow(170)
-    said = breaker.failure(175, "server_error")
+    said = breaker.record_failure(175, "server_error")
     assert said is not None
     assert "4 failures in a row" in said
-    assert breaker.failure(176, "timeout") is None  # sent before the trial
+    assert breaker.record_failure(176, "timeout") is None  # sent before the trial
     assert breaker.openings == 2
     assert not any(breaker.allow(step) for step in range(175, 275))
     assert breaker.allow(275)
@@ -81,7 +81,7 @@ def test_a_trial_without_outcome_is_followed_by_another() -> None:
 
 def test_each_opening_is_said_once_however_many_failures_arrive_late() -> None:
     breaker = Breaker(2, 100)
-    said = [breaker.failure(step, "timeout") for step in range(10)]
+    said = [breaker.record_failure(step, "timeout") for step in range(10)]
     assert [line is not None for line in said] == [False, True] + [False] * 8
     assert breaker.openings == 1
     assert [step for step in range(10, 150) if breaker.allow(step)] == [101]
@@ -100,9 +100,9 @@ def test_its_state_goes_through_json(moment: int) -> None:
             if events[number] == "A":
                 seen.append(breaker.allow(step))
             elif events[number] == "F":
-                seen.append(breaker.failure(step, "timeout"))
+                seen.append(breaker.record_failure(step, "timeout"))
             else:
-                breaker.success()
+                breaker.record_success()
             seen.append(breaker.openings)
         return seen
 

@@ -141,11 +141,11 @@ def test_reasons_come_in_the_order_of_the_specification(lifted: int, tmp_path: P
     assert asker is not None
     assert step(controller, room({(1, 1): BALL}, "go on 9"), 0) == "answered"
     kind = plan_key(room({}, "go on 9"))
-    controller.episode(True, 1 if "success_cooldown" in holds else -100)
+    controller.end_episode(True, 1 if "success_cooldown" in holds else -100)
     if "budget" not in holds:
         asker.budget._total = 2
     if "breaker" in holds:
-        asker.breaker.failure(1, "timeout")
+        asker.breaker.record_failure(1, "timeout")
     if "plan" not in holds:
         controller._slots[0].follower.running = False
     if "quiet" in holds:
@@ -179,12 +179,12 @@ def test_each_trigger_alone_makes_it_ask_and_is_named(name: str, tmp_path: Path)
     errors = None
     if name == "td_error":
         for error in (0.1, -0.1, 0.1):
-            triggers.surprise.seen(error)
+            triggers.surprise.observe(error)
         assert step(controller, state, td_error=[0.15]) == "quiet"
         errors = [3.0]
     if name == "plateau":
         for _ in range(4):
-            controller.episode(False, 0)
+            controller.end_episode(False, 0)
     assert step(controller, place(0, step=0 if name == "boundary" else 1), 1, td_error=errors) == "failed"
     assert controller.triggers_fired == {name: 1}
     assert controller.asker is not None
@@ -264,9 +264,9 @@ def test_the_cooldown_ends_at_its_step(text: str, span: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("span", [1, 7, 500])
 def test_the_cooldown_after_a_success_ends_at_its_step(span: int, tmp_path: Path) -> None:
     controller = make(tmp_path, FakeProvider(["junk"]), AskLimits(None, span), Triggers(0.0, 2.0, 0))
-    controller.episode(False, 5)
+    controller.end_episode(False, 5)
     assert step(controller, place(0), 5) == "failed"
-    controller.episode(True, 5)
+    controller.end_episode(True, 5)
     outcomes = [step(controller, place(0), 5 + n) for n in range(span + 2)]
     assert outcomes == ["success_cooldown"] * span + ["failed"] * 2
 
@@ -278,7 +278,7 @@ def test_what_was_not_asked_starts_no_cooldown(why: str, tmp_path: Path) -> None
     controller = make(tmp_path, FakeProvider(), AskLimits(50, None), Triggers(0.0, 2.0, 0), **options)
     assert controller.asker is not None
     if why == "breaker":
-        controller.asker.breaker.failure(0, "timeout")
+        controller.asker.breaker.record_failure(0, "timeout")
     assert [step(controller, place(n), n) for n in range(3)] == [why] * 3
 
 
@@ -495,7 +495,7 @@ def record_run(folder: Path, seed: int, wait: bool) -> Run:
 
 def play(controller: LLMController, told: Step) -> Prior:
     for success in told.successes:
-        controller.episode(success, told.env_step)
+        controller.end_episode(success, told.env_step)
     return controller.advise(told.states, told.env_step, told.td_error, told.latched, told.learned)
 
 
@@ -665,7 +665,7 @@ def test_the_cooldown_status_is_the_steps_that_are_left_of_it(tmp_path: Path) ->
     assert controller.metrics()["llm/cooldown_status"] == 10
     controller.advise([place(1)], 107)
     assert controller.metrics()["llm/cooldown_status"] == 3
-    controller.episode(True, 107)
+    controller.end_episode(True, 107)
     assert controller.metrics()["llm/cooldown_status"] == 50
     controller.advise([place(1)], 200)
     assert controller.metrics()["llm/cooldown_status"] == 10  # it asked

@@ -33,7 +33,7 @@ def test_surprise_is_measured_in_standard_deviations_of_the_errors_before(thresh
     for _ in range(500):
         error = draw.gauss(0.3, 1.0) * (10 if draw.random() < 0.02 else 1)
         expected = len(seen) > 1 and abs(error) > threshold * statistics.pstdev(seen)
-        assert surprise.seen(error) == expected
+        assert surprise.observe(error) == expected
         seen.append(error)
         fired.append(expected)
     assert 0.02 < sum(fired) / len(fired) < 0.95
@@ -43,11 +43,11 @@ def test_surprise_is_measured_in_standard_deviations_of_the_errors_before(thresh
 def test_an_error_that_is_not_finite_neither_fires_nor_counts(junk: float) -> None:
     surprise, clean = Surprise(2.0), Surprise(2.0)
     for error in (0.1, -0.2, 0.15, -0.1):
-        assert not surprise.seen(junk)
-        surprise.seen(error)
-        clean.seen(error)
+        assert not surprise.observe(junk)
+        surprise.observe(error)
+        clean.observe(error)
     assert (surprise.count, surprise.mean, surprise.squares) == (clean.count, clean.mean, clean.squares)
-    assert surprise.seen(5.0)
+    assert surprise.observe(5.0)
 
 
 @pytest.mark.parametrize(
@@ -65,28 +65,28 @@ def test_an_error_that_is_not_finite_neither_fires_nor_counts(junk: float) -> No
 def test_a_plateau_is_success_that_does_not_move(outcomes: str, flat: bool) -> None:
     plateau = Plateau(10)
     for outcome in outcomes:
-        plateau.episode(outcome == "1")
-    assert plateau.flat() == flat
+        plateau.record_episode(outcome == "1")
+    assert plateau.is_flat() == flat
 
 
 @pytest.mark.parametrize("window", [0, 1])
 def test_a_window_too_short_to_compare_is_never_flat(window: int) -> None:
     plateau = Plateau(window)
     for _ in range(5):
-        plateau.episode(False)
-    assert not plateau.flat()
+        plateau.record_episode(False)
+    assert not plateau.is_flat()
 
 
 def test_an_episode_begins_at_a_boundary() -> None:
     boundary = Boundary()
-    crossed = [boundary.crossed(room(step=step)) for step in (0, 1, 2, 0, 1)]
+    crossed = [boundary.observe(room(step=step)) for step in (0, 1, 2, 0, 1)]
     assert crossed == [True, False, False, True, False]
 
 
 def test_a_key_picked_up_is_a_boundary_once_and_putting_it_down_is_none() -> None:
     boundary = Boundary()
     hands = [None, KEY, KEY, None, Thing("ball", "red"), None, KEY]
-    crossed = [boundary.crossed(room(carrying=hand)) for hand in hands]
+    crossed = [boundary.observe(room(carrying=hand)) for hand in hands]
     assert crossed == [False, True, False, False, False, False, True]
 
 
@@ -98,24 +98,24 @@ def test_a_door_opened_is_a_boundary_and_one_that_closes_is_none(
     boundary = Boundary()
     states = [shut, shut, "open", "open", "closed", "open"]
     seen = [room({cell: Thing("door", "red", state)}, direction=direction) for state in states]
-    assert [boundary.crossed(state) for state in seen] == [False, False, True, False, False, True]
+    assert [boundary.observe(state) for state in seen] == [False, False, True, False, False, True]
 
 
 def test_turning_to_an_open_door_is_no_boundary() -> None:
     boundary = Boundary()
     things = {(1, 0): Thing("door", "red", "open"), (0, 1): Thing("door", "red", "closed")}
-    assert not any(boundary.crossed(room(things, direction=d % 4)) for d in range(12))
+    assert not any(boundary.observe(room(things, direction=d % 4)) for d in range(12))
 
 
 def test_those_that_fire_are_named_in_order() -> None:
     triggers = Triggers(novelty_threshold=1.0, td_error_threshold=2.0, plateau_window=2)
-    assert triggers.fired("a", None, boundary=False) == ["novelty"]
-    assert triggers.fired("a", 1.0, boundary=True) == ["boundary"]
-    assert triggers.fired("a", 1.1, boundary=False) == []
-    assert triggers.fired("a", 9.0, boundary=False) == ["td_error"]
+    assert triggers.fire("a", None, boundary=False) == ["novelty"]
+    assert triggers.fire("a", 1.0, boundary=True) == ["boundary"]
+    assert triggers.fire("a", 1.1, boundary=False) == []
+    assert triggers.fire("a", 9.0, boundary=False) == ["td_error"]
     for _ in range(2):
-        triggers.plateau.episode(False)
-    assert triggers.fired("b", 99.0, boundary=True) == list(NAMES)
+        triggers.plateau.record_episode(False)
+    assert triggers.fire("b", 99.0, boundary=True) == list(NAMES)
 
 
 @pytest.mark.parametrize("moment", range(0, 60, 7))
@@ -125,8 +125,8 @@ def test_their_state_goes_through_json_at_any_moment(moment: int) -> None:
         for number in range(start, stop):
             draw = random.Random(number)
             if draw.random() < 0.3:
-                triggers.plateau.episode(draw.random() < 0.5)
-            seen.append(triggers.fired(draw.choice("abc"), draw.gauss(0, 1), draw.random() < 0.1))
+                triggers.plateau.record_episode(draw.random() < 0.5)
+            seen.append(triggers.fire(draw.choice("abc"), draw.gauss(0, 1), draw.random() < 0.1))
         return seen
 
     original, copy = Triggers(0.3, 1.0, 6), Triggers(0.3, 1.0, 6)

@@ -72,7 +72,7 @@ class Asker:
         self.swept = False  # the sweep's ledger is used up
         self._open: tuple[Question, int] | None = None  # the question under way and its number in the budget
         self._result: list[Sent] = []  # filled by the thread that asks
-        self._looks = 0  # calls of `arrivals`; two may have one env_step: where episodes meet
+        self._looks = 0  # calls of `collect_arrival`; two may have one env_step: where episodes meet
         self._said_pause = False
         self._pause_until = 0.0  # see Sent; 0: the latest answer of the server asked for no pause
 
@@ -119,7 +119,7 @@ class Asker:
         sent.failures[:0] = before
         return sent
 
-    def arrivals(self, env_step: int) -> Asked | None:
+    def collect_arrival(self, env_step: int) -> Asked | None:
         """The outcome of the question under way, if it is there now. Call it once before each step's asks."""
         self._looks += 1
         return None if self._open is None else self._arrived(env_step)
@@ -262,7 +262,7 @@ class Asker:
             self.failures[error.kind] += 1
             return Asked(question, "failed") if record.cached else self._failed(question, error.kind)
         if not record.cached:
-            self.breaker.success()
+            self.breaker.record_success()
             meta = {"usd": record.usd, "tokens": record.tokens, "latency_s": record.latency_s}
             self._stored.keep(question.request, answer, record.text, meta)
         return Asked(question, "answered", answer)
@@ -276,7 +276,7 @@ class Asker:
             self.say(f"LLM: the server asks to be left alone for {left:.0f} s, and is (said once)")
 
     def _failed(self, question: Question, kind: str) -> Asked:
-        line = None if kind == "missing" else self.breaker.failure(question.env_step, kind)
+        line = None if kind == "missing" else self.breaker.record_failure(question.env_step, kind)
         if line:
             self.say(line)
         return Asked(question, "failed")

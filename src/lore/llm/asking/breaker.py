@@ -41,11 +41,11 @@ class Breaker:
             self._trial, self._resume = True, env_step + self.pause
         return True
 
-    def success(self) -> None:
+    def record_success(self) -> None:
         """An ask was answered: closed."""
         self._in_row, self._resume, self._trial = 0, None, False
 
-    def failure(self, env_step: int, kind: str) -> str | None:
+    def record_failure(self, env_step: int, kind: str) -> str | None:
         """An ask failed. Returns a line for the user when this opens it, None otherwise.
 
         Failures of asks sent earlier, which arrive while it is open, change nothing but the count in a row.

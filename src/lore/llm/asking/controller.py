@@ -96,7 +96,7 @@ class LLMController:
         confident. over: where the episode has ended: no action counts there, and nothing is decided.
         """
         self._now = env_step
-        arrived = self.asker.arrivals(env_step) if self.asker else None
+        arrived = self.asker.collect_arrival(env_step) if self.asker else None
         if arrived is not None:
             self._file(arrived)
         advice: list[StepAdvice | None] = []
@@ -119,7 +119,7 @@ class LLMController:
             advice.append(one)
         return _prior(advice, len(self.actions))
 
-    def reader(self, num_envs: int) -> LLMController:
+    def make_reader(self, num_envs: int) -> LLMController:
         """An adviser for evaluation: gives the answers this one has, asks nobody and leaves no trace here."""
         copy = LLMController(
             None,
@@ -133,9 +133,9 @@ class LLMController:
         copy.answers = dict(self.answers)
         return copy
 
-    def episode(self, success: bool, env_step: int) -> None:
+    def end_episode(self, success: bool, env_step: int) -> None:
         """Tell how an episode ended, for the plateau and the cooldown after a success."""
-        self.triggers.plateau.episode(success)
+        self.triggers.plateau.record_episode(success)
         if success:
             self._last_success = env_step
 
@@ -149,11 +149,11 @@ class LLMController:
         learned: Weights | None,
     ) -> tuple[StepAdvice | None, str]:
         slot, key, kind = self._slots[i], self.wording.policy_key(state), self.wording.plan_key(state)
-        boundary = slot.boundary.crossed(state)
+        boundary = slot.boundary.observe(state)
         follower = slot.follower
         was_running = follower.running
         advice = follower.follow(state, self.answers, (kind, key))
-        fired = self.triggers.fired(kind, td_error, boundary or (was_running and not follower.running))
+        fired = self.triggers.fire(kind, td_error, boundary or (was_running and not follower.running))
         self.triggers_fired.update(fired)
         if advice is not None:
             return advice, advice.source

@@ -23,7 +23,7 @@ class Asked:
     """What came of a question. answer is None unless outcome is "answered"; else the outcome says why not:
 
     failed, budget, sweep_budget, breaker, paused (the server asked to be left alone); with llm.wait=false
-    also waiting (`arrivals` will bring it) and busy (not asked: an earlier question is under way).
+    also waiting (`collect_arrival` will bring it) and busy (not asked: an earlier question is under way).
     """
 
     question: Question

@@ -32,7 +32,7 @@ class Surprise:
         self.threshold = threshold
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
-    def seen(self, error: float) -> bool:
+    def observe(self, error: float) -> bool:
         """Count an error; whether it stands out among those before. One that is not finite does not."""
         if not math.isfinite(error):
             return False
@@ -55,10 +55,10 @@ class Plateau:
     def __init__(self, window: int):
         self.outcomes: deque[bool] = deque(maxlen=window)
 
-    def episode(self, success: bool) -> None:
+    def record_episode(self, success: bool) -> None:
         self.outcomes.append(success)
 
-    def flat(self) -> bool:
+    def is_flat(self) -> bool:
         window = self.outcomes.maxlen or 0
         if window < 2 or len(self.outcomes) < window:
             return False
@@ -76,7 +76,7 @@ class Boundary:
             None  # cell in front of the agent one state ago, if a shut door was there
         )
 
-    def crossed(self, state: GridState) -> bool:
+    def observe(self, state: GridState) -> bool:
         """Whether one was crossed on the way to `state`."""
         carried = "" if state.carrying is None else " ".join(state.carrying)
         got_key = carried != self.carried and carried.startswith("key")
@@ -94,12 +94,12 @@ class Triggers:
         self.novelty, self.surprise = Novelty(novelty_threshold), Surprise(td_error_threshold)
         self.plateau = Plateau(plateau_window)
 
-    def fired(self, key: str, td_error: float | None, boundary: bool) -> list[str]:
+    def fire(self, key: str, td_error: float | None, boundary: bool) -> list[str]:
         """Names of those that fire at this step. td_error: of the step before, None where not known."""
         found = {
             "novelty": self.novelty.visit(key),
-            "td_error": td_error is not None and self.surprise.seen(td_error),
-            "plateau": self.plateau.flat(),
+            "td_error": td_error is not None and self.surprise.observe(td_error),
+            "plateau": self.plateau.is_flat(),
             "boundary": boundary,
         }
         return [name for name in NAMES if found[name]]
