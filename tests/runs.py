@@ -183,7 +183,7 @@ def arm(point: str, number: int, die: Callable[[], None] = _die) -> None:
     """Call `die` the `number`th time that `point` is reached in this process."""
     import shutil
 
-    from lore.metrics.sinks import jsonl
+    from lore.base import jsonl
     from lore.training import checkpoint
 
     left = [number]
@@ -203,15 +203,15 @@ def arm(point: str, number: int, die: Callable[[], None] = _die) -> None:
 
         checkpoint._write = write
     elif point == "row":
+        real_row = jsonl.JsonlFile._write
 
-        def append(file: jsonl.JsonlFile, row: dict[str, Any]) -> None:
-            line = (json.dumps(row) + "\n").encode()
-            if due():
+        def write_row(file: jsonl.JsonlFile, line: bytes) -> None:
+            if file.path.name != "llm.jsonl" and due():
                 file._file.write(line[: len(line) // 2])
                 die()
-            file._file.write(line)
+            real_row(file, line)
 
-        jsonl.JsonlFile.append = append  # type: ignore[assignment, method-assign]
+        jsonl.JsonlFile._write = write_row  # type: ignore[method-assign]
     else:
         where: dict[str, list[tuple[Any, str]]] = {
             "rename": [(os, "rename")],

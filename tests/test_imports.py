@@ -29,7 +29,7 @@ OF_CONFIG = {
     "lore.config.options",
     "lore.config.plugins",
 }  # what of config/ the rooms between it and training/ may know
-MAY_IMPORT_HYDRA = {"cli/train.py", "config/compose.py", "config/explain.py"}
+MAY_IMPORT_HYDRA = {"cli/train.py", "config/compose.py", "config/explain.py", "config/stored.py"}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 IN_ROOMS = [module for module in MODULES if "/" in module and not module.startswith("conf/")]
 

@@ -17,8 +17,8 @@ from lore.base.errors import BadInput
 from lore.cli import eval as eval_cli
 from lore.cli import guard
 from lore.cli import train as cli
-from lore.config.compose import load_stored
 from lore.config.options import Config
+from lore.config.stored import load_stored
 
 SOURCE = Path(__file__).parents[2] / "src"
 TINY = ["+preset=debug", "env=empty5"]
@@ -71,7 +71,7 @@ def test_a_run_gets_a_folder_with_config_and_provenance(
     record = json.loads((run_dir / "provenance.json").read_text())
     assert record["seed"] == 3 and record["command"] == "lore-train +preset=debug env=empty5 seed=3"
     assert record["versions"]["torch"].startswith("2.") and record["machine"]["cores"] >= 1
-    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "provenance.json"}
+    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "provenance.json", ".lock"}
     captured = capsys.readouterr()
     assert "MiniGrid-Empty-5x5-v0" in captured.out and run_dir.name in captured.out and not captured.err
     assert Path.cwd() == elsewhere

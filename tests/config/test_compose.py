@@ -9,8 +9,9 @@ import pytest
 
 from lore.base.errors import BadInput
 from lore.config.command_options import EvalOptions
-from lore.config.compose import compose, eval_options, load_stored, to_yaml
+from lore.config.compose import compose, eval_options, to_yaml
 from lore.config.options import Config
+from lore.config.stored import load_stored
 
 CONF = Path(__file__).parents[2] / "src" / "lore" / "conf"
 EVERY = [

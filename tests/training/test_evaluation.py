@@ -17,8 +17,9 @@ from scipy.stats import binomtest
 
 from lore.cli.eval import main as eval_main
 from lore.cli.guard import BAD_INPUT, DONE
-from lore.config.compose import compose, load_stored, to_yaml
+from lore.config.compose import compose, to_yaml
 from lore.config.options import Config
+from lore.config.stored import load_to_evaluate
 from lore.envs import episode_seed, make_env
 from lore.studies import films
 from lore.training.evaluation import Evaluator, wilson_interval
@@ -174,16 +175,17 @@ def test_checkpoints_that_cannot_be_used(copy: Path, capsys: pytest.CaptureFixtu
     for damaged in (b"", b"no checkpoint", whole[: len(whole) // 2]):
         state.write_bytes(damaged)
         line = refused(capsys, f"run={copy}")
-        assert line.startswith("checkpoint: cannot read ")
-        assert str(state) in line
+        assert line.startswith(
+            f"checkpoint: {state}: differs from its checksum; use checkpoint=step-000000100"
+        )
     state.unlink()
-    assert refused(capsys, f"run={copy}").startswith("checkpoint: cannot read ")
+    assert refused(capsys, f"run={copy}").startswith(f"checkpoint: {state}: No such file")
     assert last_line(capsys, f"run={copy}", "checkpoint=step-000000100", "episodes=1")["env_step"] == 100
 
     other = compose(["+preset=debug", "env=empty5", "size.units=24"])
     (copy / "config.yaml").write_text(to_yaml(other))
     line = refused(capsys, f"run={copy}", "checkpoint=step-000000100")
-    assert line.startswith("checkpoint: does not fit the run's config.yaml")
+    assert "step-000000100 was made under" in line
 
 
 def test_folders_that_cannot_be_used(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +200,7 @@ def test_a_missing_gpu_is_said(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cfg: Config = load_stored(copy)
+    cfg: Config = load_to_evaluate(copy)
     cfg.device = "cuda"
     (copy / "config.yaml").write_text(to_yaml(cfg))
     assert eval_main([f"run={copy}", "episodes=1"]) == DONE

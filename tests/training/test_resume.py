@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from tests import runs
 
+from lore.base.errors import BadInput
 from lore.cli import guard
 from lore.cli import train as cli
+from lore.cli.guard import BAD_INPUT, DONE
 
 KILLED = -signal.SIGKILL
 MOST = {"write": 8, "row": 8, "rename": 4, "prune": 3}  # points that a run passes in two saves, or more
@@ -131,10 +133,30 @@ def test_a_finished_run_that_is_made_longer_equals_a_long_run(whole: Path, tmp_p
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"env_step": 10}\n{"env_st')
+    (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "checkpoints" / ".partial-000000000").mkdir(parents=True)
     runs.run(tmp_path)
     runs.assert_same_run(whole, tmp_path)
+
+
+def test_rows_without_a_checkpoint_are_no_new_run(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    child = runs.start(folder, die="rename:4")
+    child.communicate(timeout=300)
+    before = {path: path.read_bytes() for path in folder.glob("[!.]*.*")}
+    assert before[folder / "metrics.jsonl"]
+    (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    assert cli.main([f"resume={folder}"]) == BAD_INPUT
+    with pytest.raises(BadInput, match=r"metrics\.jsonl"):
+        runs.run(folder)
+    (error,) = capfd.readouterr().err.splitlines()
+    assert "metrics.jsonl" in error and "checkpoints/ back" in error
+    assert {path: path.read_bytes() for path in folder.glob("[!.]*.*")} == before
+    (tmp_path / "elsewhere").rename(folder / "checkpoints")
+    assert cli.main([f"resume={folder}"]) == DONE
+    runs.assert_same_run(whole, folder)
 
 
 def test_a_damaged_latest_checkpoint_costs_one_line_and_no_more_than_itself(
@@ -146,14 +168,11 @@ def test_a_damaged_latest_checkpoint_costs_one_line_and_no_more_than_itself(
     latest = runs.checkpoints(folder)[-1]
     assert latest.name == "step-000000060"
     os.truncate(latest / "state.pt", 1000)
-    assert cli.main([f"resume={folder}"]) == cli.FAILED
-    error = capfd.readouterr().err.splitlines()
-    assert len(error) == 1
-    assert f"delete {latest}" in error[0]
-    assert "state.pt" in error[0]
-    assert runs.summary(folder)["status"] == "failed"
-    shutil.rmtree(latest)
-    assert cli.main([f"resume={folder}"]) == cli.DONE
+    assert cli.main([f"resume={folder}"]) == DONE
+    said = [line for line in "".join(capfd.readouterr()).splitlines() if "state.pt" in line]
+    assert len(said) == 1
+    assert "differs from its checksum; going on from step-000000030" in said[0]
+    assert (folder / "checkpoints" / "damaged-step-000000060").is_dir()
     runs.assert_same_run(whole, folder)
 
 
@@ -185,7 +204,8 @@ def killed(folder: Path, kind: str, draw: random.Random, whole_size: int, *optio
     elif kind == "start":
         time.sleep(draw.uniform(0.2, 4))
         child.kill()
-    child.communicate(timeout=300)
+    output, _ = child.communicate(timeout=300)
+    assert child.returncode == KILLED, output
     return child.returncode
 
 

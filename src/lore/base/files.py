@@ -1,17 +1,24 @@
-"""What is on the disk stays there: names as well as contents."""
+"""What is on the disk stays there, names as well as contents; and what is read back is not trusted."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lore.base.errors import BadInput
 
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+LIMIT = 16 << 20  # bytes of a small file of ours; a larger one is not what we wrote
+
+
+class Unreadable(ValueError):
+    """A file is missing or damaged: the message names it and says what is wrong with it."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -40,13 +47,24 @@ def _say_unsynced(device: int) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a crash, sees the old text or the new, never a part."""
+    """Replace a file so that a reader, or a crash, sees the old text or the new, never a part.
+
+    Args:
+        path: The file. Its folder exists.
+        text: Its new contents, written as UTF-8.
+
+    Raises:
+        OSError: The disk refuses; the old file then stands.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def as_file_name(text: str) -> str:
@@ -75,3 +93,52 @@ def user_path(text: str, key: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise BadInput(key, f"{text!r}: no such home folder; write the path out") from error
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """The text of a small file.
+
+    Raises:
+        Unreadable: It is missing, no file, larger than `limit` bytes, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise Unreadable(f"{path}: more than {limit} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: byte {error.start} is not UTF-8") from error
+
+
+def read_json(path: Path, kind: type = dict, limit: int = LIMIT) -> Any:
+    """The value in a small JSON file.
+
+    Args:
+        path: The file.
+        kind: What the value has to be: dict or list.
+        limit: Size in bytes above which the file is not read.
+
+    Raises:
+        Unreadable: It is missing, too large, not UTF-8, not JSON, or another kind of value.
+    """
+    text = read_text(path, limit)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise Unreadable(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, kind):
+        raise Unreadable(f"{path}: holds no {kind.__name__} but {type(value).__name__}")
+    return value
+
+
+def set_aside(path: Path, mark: str = "damaged") -> Path:
+    """Rename a file or folder to a name nothing else has, and return the new path: nothing is lost."""
+    number = 0
+    while (aside := path.with_name(f"{mark}-{path.name}{f'.{number}' if number else ''}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside

@@ -12,6 +12,7 @@ from lore.cli.help import page
 from lore.config import compose as config
 from lore.config.command_options import EvalOptions
 from lore.config.options import Config
+from lore.config.stored import load_to_evaluate
 
 EVAL = "lore-eval"
 HELP = """
@@ -41,11 +42,11 @@ def _eval(arguments: list[str]) -> None:
 def _stored(run_dir: Path) -> Config:
     """Options of the run that lore-eval looks at, on the CPU where its device is missing. Raises BadInput."""
     try:
-        return config.load_stored(run_dir)
+        return load_to_evaluate(run_dir)
     except BadInput as error:
         if error.key == "resume":
             raise BadInput("run", str(error).removeprefix("resume: ")) from error
         if error.key != "device":
             raise
     print(f"{EVAL}: the run's device is not available here; evaluating on the cpu", flush=True)
-    return config.load_stored(run_dir, device="cpu")
+    return load_to_evaluate(run_dir, device="cpu")

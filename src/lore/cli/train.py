@@ -29,6 +29,7 @@ from lore.config import compose as config
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.config.plugins import check_names
+from lore.config.stored import load_stored
 from lore.training import run_folder
 
 TRAIN = "lore-train"
@@ -44,6 +45,7 @@ lore-train trains one agent in one environment.
   lore-train -m hydra/launcher=parallel +ablation=A,D 'seed=range(0,10)'     a run a core
   lore-train --config-dir=my_conf +experiment=mine    values of your own, from my_conf/experiment/mine.yaml
   lore-train resume=outputs/DATE/NAME           goes on where that run stopped
+  lore-train resume=latest                      the same, with the latest run in outputs/
 
 Whole numbers may be written as 10k, 1e4 or 1_000, and paths with ~. docs/configuration.md explains the rest.
 """
@@ -69,7 +71,8 @@ def _command(typed: list[str]) -> int:
         return _launch(line, typed)
     if line.multirun or line.show_config:
         raise BadInput("resume", "goes on with one run, under its stored config: leave out -m and --cfg")
-    return _resume(user_path(folder, "resume"), [a for a in line.arguments if not a.startswith("resume=")])
+    run_dir = run_folder.latest(Path("outputs")) if folder == "latest" else user_path(folder, "resume")
+    return _resume(run_dir, [a for a in line.arguments if not a.startswith("resume=")])
 
 
 def _launch(line: CommandLine, typed: list[str]) -> int:
@@ -146,28 +149,36 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
         cfg.run.dir = str(run_dir)
         if sweep is not None and cfg.logger.group is None:
             cfg.logger.group = sweep.name
-        _announce(cfg)
-        _check_task(cfg)
-        cfg.dtype = _prepare(cfg)
-        run_folder.claim(run_dir)
+        with run_folder.claim(run_dir):
+            _announce(cfg)
+            _check_task(cfg)
+            cfg.dtype = _prepare(cfg)
+            begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
+            status = train_to_the_end(TRAIN, cfg, run_dir, begin)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
         return refuse(TRAIN, error)
     except OSError as error:
         return report_failure(TRAIN, run_dir, error)
-    begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
-    return train_to_the_end(TRAIN, cfg, run_dir, begin)
+    run_folder.discard_empty(run_dir)  # where nothing could be written
+    return status
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> int:
+    """The rest of a run, under its stored config. Raises BadInput before anything in the folder changes."""
     run_dir = run_dir.absolute()
-    cfg = config.load_stored(run_dir, overrides)
-    _announce(cfg, "going on with ")
-    _check_task(cfg)
-    _prepare(cfg)
-    command = [TRAIN, f"resume={run_dir}", *overrides]
-    begin = partial(run_folder.write_resume, run_dir, config.to_yaml(cfg), command)
-    return train_to_the_end(TRAIN, cfg, run_dir, begin)
+    try:
+        with run_folder.take_up(run_dir):
+            cfg = load_stored(run_dir, overrides)
+            run_folder.check_resume(run_dir, cfg, [override.partition("=")[0] for override in overrides])
+            _announce(cfg, "going on with ")
+            _check_task(cfg)
+            _prepare(cfg)
+            command = [TRAIN, f"resume={run_dir}", *overrides]
+            begin = partial(run_folder.write_resume, run_dir, config.to_yaml(cfg), cfg, command)
+            return train_to_the_end(TRAIN, cfg, run_dir, begin)
+    except OSError as error:
+        return report_failure(TRAIN, run_dir, error)
 
 
 def _announce(cfg: Config, before: str = "") -> None:

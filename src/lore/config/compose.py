@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
@@ -15,7 +14,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from lore.base.errors import BadInput
 from lore.base.files import as_file_name, user_path
@@ -36,7 +34,6 @@ __all__ = [
     "eval_options",
     "explain",
     "is_known",
-    "load_stored",
     "plain_options",
     "to_options",
     "to_yaml",
@@ -160,33 +157,6 @@ def to_options(node: DictConfig) -> Config:
 def to_yaml(cfg: Config) -> str:
     """The resolved config as YAML: what config.yaml of a run folder holds."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
-
-
-def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
-    """Options of a stored run. `overrides` may set run.steps and nothing else; raises BadInput.
-
-    device: the one to use here instead of the stored one.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file() or not path.stat().st_size:
-        raise BadInput("resume", f"{str(run_dir)!r} is not a run folder: no config.yaml, or an empty one")
-    try:
-        node = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        for override in overrides:
-            key, _, value = override.partition("=")
-            if key != "run.steps":
-                raise BadInput(key.lstrip("+~"), "resume takes the stored config; only run.steps may change")
-            steps = whole_number(value)
-            node = OmegaConf.merge(node, {"run": {"steps": value if steps is None else steps}})
-    except (OSError, YAMLError) as error:
-        raise BadInput("resume", f"cannot read {path}: {' '.join(str(error).split())}") from error
-    except OmegaConfBaseException as error:
-        raise explain(error) from error
-    assert isinstance(node, DictConfig)
-    node.run.dir = str(run_dir)
-    if device is not None:
-        node.device = device
-    return to_options(node)
 
 
 def eval_options(arguments: Sequence[str]) -> EvalOptions:

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lore.base.jsonl import JsonlFile
 from lore.base.types import Episode
 from lore.config.options import LoggerOptions
 from lore.metrics.health import Alert, monitor
-from lore.metrics.sinks.jsonl import JsonlFile
 from lore.metrics.sinks.terminal import Terminal
 from lore.metrics.sinks.terminal_view import View
 from lore.metrics.sinks.wandb import WandbSink
@@ -25,7 +25,7 @@ class RunLogger:
 
     Use it as a context manager: leaving by an exception closes W&B and the terminal as well ("failed", or
     "interrupted" for KeyboardInterrupt). A folder that holds rows already needs `load_state_dict` (resume)
-    or `restart` before the first new row.
+    before the first new row.
     """
 
     def __init__(
@@ -165,12 +165,6 @@ class RunLogger:
             self._health.load_state_dict(state["health"])
         self._terminal.view.load_state_dict(state["view"])
 
-    def restart(self) -> None:
-        """Drop all rows: for a run that was killed before its first checkpoint and starts from step 0."""
-        for file in self._files.values():
-            file.truncate(0)
-        self._rows, self._ready = 0, True
-
     def close(self, status: str, next_step: str = "") -> None:
         """End the views and close the files. A second call does nothing.
 
@@ -204,6 +198,6 @@ class RunLogger:
         if not self._ready:
             raise ValueError(
                 f"{self._files[name].path.parent} holds the rows of another run: "
-                "continue it from its checkpoint, restart it, or choose another folder"
+                "continue it from its checkpoint, or choose another folder"
             )
-        self._files[name].append(row)
+        self._files[name].append(plain(row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lore.base.errors import BadInput
+from lore.base.files import Unreadable
 from lore.config.command_options import EvalOptions
 from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.vector import EpisodicEnv
 from lore.training.build import build_advised_gate, build_agent
-from lore.training.checkpoint import Unreadable, load_state
+from lore.training.checkpoint import load_state
 from lore.training.evaluation import Evaluator, score, wilson_interval
 from lore.training.families import find_family
 from lore.training.old_checkpoints import upgrade
@@ -44,7 +46,7 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     if options.video and not isinstance(agent, DreamerV3Agent):
         raise BadInput("video", f"agent={cfg.agent.name} has no world model to film; leave video out")
     out = _film_folder(options) if options.video else None
-    state = _restore(agent, options)
+    state = _restore(agent, options, cfg)
     env_step = state["envs"]["transitions"]
     checkpoint = f"step-{env_step:09d}"
 
@@ -116,10 +118,10 @@ def _film_folder(options: EvalOptions) -> Path:
     return folder
 
 
-def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions) -> dict[str, Any]:
+def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions, cfg: Config) -> dict[str, Any]:
     """Give the agent its stored weights; the state of the whole checkpoint."""
     try:
-        state = upgrade(load_state(Path(options.run), options.checkpoint))
+        state = upgrade(load_state(Path(options.run), options.checkpoint, asdict(cfg)))
     except (FileNotFoundError, Unreadable) as error:
         raise BadInput("checkpoint", str(error)) from error
     stored = state["agent"]

@@ -1,40 +1,60 @@
 """Checkpoints: everything that has state, written so that a kill at any moment loses nothing that counted.
 
-    checkpoints/step-000000500/   state.pt, replay.pt (latents), segments.json
+    checkpoints/step-000000500/   state.pt, replay.pt (latents), segments.json, manifest.json
     checkpoints/rows/             replay rows in pieces that never change, shared by the checkpoints
 
 A checkpoint is written beside its final name, synced and renamed; the two latest are kept. Rows are
 appended: a piece holds what came since the checkpoint before. Training waits for the copy in memory only;
-a thread does the writing.
+a thread does the writing, and computes the digests that `lore.training.manifest` verifies.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lore.base.files import sync_folder
+from lore.base.files import Unreadable, read_json, set_aside, sync_folder
 from lore.dreamer.replay import ReplayBuffer
+from lore.training import manifest as sealing
+from lore.training.manifest import Digest, Manifest, piece_name
 
 KEEP = 2
-
-
-class Unreadable(ValueError):
-    """A file of a checkpoint is missing or damaged."""
+LEFTOVER = re.compile(r"\.partial-\d{9,}(-replaced)?")
+HALF_PIECE = re.compile(r"\d{9,}-\d{9,}\.partial")
+ELSEWHERE = ("device", "llm.base_url", "llm.key_variable")  # may differ where a run is only looked at
+SEALED = "sealed"  # in a state: the checkpoint has a manifest
+Segment = tuple[int, int]
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder, for the one process that owns it."""
 
-    def __init__(self, run_dir: Path, replay: ReplayBuffer | None):
-        self.dir, self.replay = run_dir / "checkpoints", replay
-        self._segments: list[list[int]] = []  # [start, stop) ticks of the replay, oldest first
+    def __init__(
+        self,
+        run_dir: Path,
+        replay: ReplayBuffer | None,
+        config: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        """
+        Args:
+            run_dir: The run folder.
+            replay: Saved and restored with the state; None: there is none.
+            config: The options of the run, as asdict(Config). A checkpoint of others is refused.
+            say: Takes a line for the user.
+        """
+        self.run_dir, self.dir, self.replay = run_dir, run_dir / "checkpoints", replay
+        self.config, self.say = dict(config or {}), say
+        self._pieces: dict[Segment, Digest | None] = {}  # [start, stop) ticks of the replay, oldest first
+        self._record = sealing.Record(run_dir)
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
 
@@ -47,12 +67,12 @@ class Checkpoints:
         self.wait()
         rows = latents = None
         if self.replay is not None:
-            start = self._drop_overwritten(self.replay)
-            if start < self.replay.total:
-                rows = (start, self.replay.total, self.replay.rows(start, self.replay.total))
-                self._segments.append([start, self.replay.total])
+            start, stop = self._drop_overwritten(self.replay), self.replay.total
+            if start < stop:
+                rows = self.replay.rows(start, stop)
+                self._pieces[start, stop] = None  # until the thread has written it
             latents = self.replay.state_dict()
-        self._pending = self._writer.submit(self._save, env_step, state, list(self._segments), rows, latents)
+        self._pending = self._writer.submit(self._save, env_step, state, rows, latents, self._record.sizes())
         return self._pending
 
     def wait(self) -> None:
@@ -65,92 +85,186 @@ class Checkpoints:
         self,
         env_step: int,
         state: dict[str, Any],
-        segments: list[list[int]],
-        rows: tuple[int, int, dict[str, torch.Tensor]] | None,
+        rows: dict[str, torch.Tensor] | None,
         latents: dict[str, Any] | None,
+        sizes: dict[str, int],
     ) -> None:
-        final = self.dir / f"step-{env_step:09d}"
+        """In the thread; `save` waits for the end of it before it touches `_pieces` again."""
+        final = self.dir / sealing.folder_name(env_step)
         partial = self.dir / f".partial-{env_step:09d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         if rows is not None:
-            start, stop, values = rows
-            self._write_rows(self._rows(start, stop), values)
+            self._write_rows(list(self._pieces)[-1], rows)
+        files = {"state.pt": state | {SEALED: True}, "segments.json": [list(s) for s in self._pieces]}
         if latents is not None:
-            _write(partial / "replay.pt", latents)
-        _write(partial / "segments.json", segments)
-        _write(partial / "state.pt", state)
+            files["replay.pt"] = latents
+        for name, value in files.items():
+            _write(partial / name, value)
+        digests = {name: sealing.digest_file(partial / name) for name in files}
+        digests |= {f"rows/{piece_name(*s)}": self._digest(s) for s in self._pieces}
+        sealing.write(partial, Manifest(env_step, digests, self._record.digests(sizes), self.config))
         sync_folder(partial)
-        if final.exists():  # made when a stop cut this step short; the one before it still stands
-            os.rename(final, self.dir / f".partial-{env_step:09d}-replaced")
-        os.rename(partial, final)
-        sync_folder(self.dir)
-        shutil.rmtree(self.dir / f".partial-{env_step:09d}-replaced", ignore_errors=True)
+        self._put_in_place(partial, final)
         self._prune()
 
     def load(self) -> dict[str, Any] | None:
-        """Restore the replay and return the latest state; None before the first checkpoint.
+        """Restore the replay and return the latest state that is whole; None before the first checkpoint.
 
-        Raises ValueError, naming the file and what to do, where the checkpoint cannot be read.
+        A damaged checkpoint is renamed, which is said, and the one before it is used.
+
+        Raises:
+            BadInput: There is none to go on from without a loss, or `config` is not what it was made under.
         """
         self.wait()
-        for leftover in self.dir.glob(".partial-*"):
-            shutil.rmtree(leftover)
-        found = sorted(self.dir.glob("step-*"))
-        if not found:
-            return None
-        try:
-            return self._load(found[-1])
-        except Unreadable as error:
-            raise Unreadable(f"{error}; delete {found[-1]} to go on from the checkpoint before") from error
+        self._clean_up()
+        damaged: dict[Path, Unreadable] = {}
+        while (point := sealing.resume_point(self.run_dir, damaged)) is not None:
+            folder, manifest = point
+            if self.config:
+                sealing.check_config(folder, manifest, self.config, {"run.steps"})
+            try:
+                state = self._load(folder, manifest)
+            except Unreadable as error:
+                damaged[folder] = error
+                continue
+            for path, why in damaged.items():
+                aside = set_aside(path)
+                self.say(f"{why}; going on from {folder.name}, the damaged one is kept as {aside.name}")
+            if manifest is None:
+                self.say(f"{folder} is of a version without checksums: used as it is, unverified")
+            return state
+        return None
 
-    def _load(self, folder: Path) -> dict[str, Any]:
-        self._segments = _read(folder / "segments.json")
+    def _load(self, folder: Path, manifest: Manifest | None) -> dict[str, Any]:
+        state = _read_state(folder, manifest)
+        self._pieces = {}
         if self.replay is not None:
-            for start, stop in self._segments:
-                self.replay.load_rows(start, _read(self._rows(start, stop)))
+            for segment in _read_segments(folder):
+                name = f"rows/{piece_name(*segment)}"
+                self.replay.load_rows(segment[0], _read(sealing.locate(folder, name)))
+                self._pieces[segment] = manifest.files.get(name) if manifest else None
             self.replay.load_state_dict(_read(folder / "replay.pt"))
-        return _read(folder / "state.pt")
-
-    def _rows(self, start: int, stop: int) -> Path:
-        return self.dir / "rows" / f"{start:09d}-{stop:09d}.pt"
+        return state
 
     def _drop_overwritten(self, replay: ReplayBuffer) -> int:
         """Forget pieces that the ring has left behind. Returns the first tick that is in no piece."""
         oldest = replay.total - replay.filled
-        start = max(oldest, self._segments[-1][1] if self._segments else 0)
-        self._segments = [s for s in self._segments if s[1] > oldest]
+        start = max(oldest, *(stop for _, stop in self._pieces), 0)
+        self._pieces = {segment: d for segment, d in self._pieces.items() if segment[1] > oldest}
         return start
 
-    @staticmethod
-    def _write_rows(path: Path, values: dict[str, torch.Tensor]) -> None:
+    def _write_rows(self, segment: Segment, values: dict[str, torch.Tensor]) -> None:
+        path = self.dir / "rows" / piece_name(*segment)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
         _write(partial, values)
         os.rename(partial, path)
         sync_folder(path.parent)
 
+    def _digest(self, segment: Segment) -> Digest:
+        """Digest of a piece: it is read once, after it was written, or found in an unverified checkpoint."""
+        known = self._pieces[segment] or sealing.digest_file(self.dir / "rows" / piece_name(*segment))
+        self._pieces[segment] = known
+        return known
+
+    def _put_in_place(self, partial: Path, final: Path) -> None:
+        """Give a written checkpoint its name; one that has it already stands until that moment."""
+        replaced = partial.with_name(f"{partial.name}-replaced")
+        if final in sealing.checkpoints(self.run_dir):
+            os.rename(final, replaced)
+        elif final.exists():
+            self.say(f"{final} is none of this run's; it is kept as {set_aside(final, 'foreign').name}")
+        os.rename(partial, final)
+        sync_folder(self.dir)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _clean_up(self) -> None:
+        """Remove what a killed save left; a checkpoint that was to be replaced gets its name back."""
+        for path in self.dir.glob(".partial-*"):
+            match = LEFTOVER.fullmatch(path.name)
+            if match is None:
+                continue
+            final = self.dir / path.name.removesuffix("-replaced").replace(".partial", "step")
+            if match[1] and not final.exists():
+                os.rename(path, final)
+            else:
+                shutil.rmtree(path)
+
     def _prune(self) -> None:
-        found = sorted(self.dir.glob("step-*"))
+        """Remove what we wrote and no longer need: older checkpoints, and pieces that no kept one has."""
+        found = sealing.checkpoints(self.run_dir)
         for old in found[:-KEEP]:
             shutil.rmtree(old)
-        needed = {self._rows(*segment) for kept in found[-KEEP:] for segment in _read(kept / "segments.json")}
+        try:
+            needed = {piece_name(*s) for kept in found[-KEEP:] for s in _read_segments(kept)}
+        except Unreadable:  # the older one was damaged meanwhile: which pieces it needs is unknown
+            return
         for path in (self.dir / "rows").glob("*"):
-            if path not in needed:
+            ours = sealing.PIECE.fullmatch(path.name) or HALF_PIECE.fullmatch(path.name)
+            if ours and path.name not in needed and path.is_file():
                 path.unlink()
 
 
-def load_state(run_dir: Path, name: str = "latest") -> dict[str, Any]:
-    """The state of one checkpoint, without its replay. name: "latest" or a folder in checkpoints/.
+def load_state(
+    run_dir: Path,
+    name: str = "latest",
+    config: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """The state of one checkpoint, without its replay.
 
-    Raises FileNotFoundError, listing what is there, where it does not exist.
+    Args:
+        run_dir: The run folder.
+        name: "latest" or a folder in checkpoints/.
+        config: The options of the run, as asdict(Config), to be compared, but for ELSEWHERE; None: they
+            are not.
+        say: Takes a line for the user.
+
+    Raises:
+        FileNotFoundError: It does not exist; those that do are listed.
+        Unreadable: It is damaged.
+        BadInput: `config` is not what it was made under.
     """
-    found = sorted((run_dir / "checkpoints").glob("step-*"))
+    found = sealing.checkpoints(run_dir)
     chosen = [p for p in found if p.name == name] if name != "latest" else found[-1:]
     if not chosen:
         there = ", ".join(p.name for p in found) or "none"
         raise FileNotFoundError(f"no checkpoint {name!r} in {run_dir}; there: {there}")
-    return _read(chosen[0] / "state.pt")
+    folder = chosen[0]
+    try:
+        manifest = sealing.verify(folder, only=("state.pt",))
+        state = _read_state(folder, manifest)
+    except Unreadable as error:
+        others = [p.name for p in found if p != folder]
+        way = f"use checkpoint={others[-1]}, or " if others else ""
+        raise Unreadable(f"{error}; {way}put back a copy of it") from error
+    if manifest is None:
+        say(f"{folder} is of a version without checksums: used as it is, unverified")
+    elif config is not None:
+        sealing.check_config(folder, manifest, config, ELSEWHERE)
+    return state
+
+
+def _read_state(folder: Path, manifest: Manifest | None) -> dict[str, Any]:
+    state = _read(folder / "state.pt")
+    if not isinstance(state, dict):
+        raise Unreadable(f"{folder / 'state.pt'}: holds no state but {type(state).__name__}")
+    if state.pop(SEALED, False) and manifest is None:
+        raise Unreadable(f"{folder / sealing.NAME}: is missing")
+    return state
+
+
+def _read_segments(folder: Path) -> list[Segment]:
+    """The pieces of a checkpoint, oldest first: each begins where the one before ends."""
+    path = folder / "segments.json"
+    found: list[Segment] = []
+    for entry in read_json(path, list):
+        whole = isinstance(entry, list) and len(entry) == 2 and all(type(tick) is int for tick in entry)
+        if not whole or not 0 <= entry[0] < entry[1] or (found and entry[0] != found[-1][1]):
+            raise Unreadable(f"{path}: {entry!r:.40} is no piece that goes on from the one before")
+        found.append((entry[0], entry[1]))
+    return found
 
 
 def _write(path: Path, value: Any) -> None:
@@ -165,8 +279,6 @@ def _write(path: Path, value: Any) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        if path.suffix == ".json":
-            return json.loads(path.read_bytes())
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
-        raise Unreadable(f"cannot read {path} ({type(error).__name__})") from error
+        raise Unreadable(f"{path}: cannot be read ({type(error).__name__})") from error

@@ -8,40 +8,81 @@ import platform
 import shlex
 import subprocess
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lore.base.errors import BadInput, out_of_space
-from lore.base.files import write_atomic
+from lore.base.files import Unreadable, read_json, set_aside, write_atomic
+from lore.base.lock import hold
 from lore.base.secrets import mask
 from lore.config.options import Config
+from lore.training import manifest
+
+CONFIG, PROVENANCE, SUMMARY = "config.yaml", "provenance.json", "summary.json"
 
 PACKAGES = ("lore", "torch", "numpy", "gymnasium", "minigrid", "hydra-core", "omegaconf", "wandb")
 
 
-def claim(run_dir: Path) -> None:
-    """Make the folder ours.
+@contextmanager
+def claim(run_dir: Path) -> Iterator[None]:
+    """Own the folder of a new run while the block runs, and make it where there is none.
+
+    A folder that an earlier command claimed and never used (an empty config.yaml, no rows) is taken again.
 
     Raises:
-        BadInput: It holds a run already, or cannot be written.
+        BadInput: It holds a run, another process owns it, or it cannot be written.
         OSError: The disk is full.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").touch(exist_ok=False)
-    except FileExistsError:
-        raise BadInput(
-            "run.dir",
-            f"{str(run_dir)!r} holds a run; go on with resume=RUN_DIR or name another folder",
-        ) from None
     except OSError as error:
         if out_of_space(error):  # not the user's mistake
             raise
         raise BadInput("run.dir", f"cannot write to {str(run_dir)!r}: {error.strerror}") from error
+    with hold(run_dir, "run.dir"):
+        config = run_dir / CONFIG
+        if config.exists() and (not config.is_file() or config.stat().st_size):
+            way = f"go on with resume={shlex.quote(str(run_dir))} or name another folder"
+            raise BadInput("run.dir", f"{str(run_dir)!r} holds a run; {way}")
+        used = ", ".join(_used(run_dir))
+        if used:
+            holds = f"holds {used} of a run whose {CONFIG} is missing or empty"
+            raise BadInput("run.dir", f"{str(run_dir)!r} {holds}; put it back, or name another folder")
+        yield
+
+
+@contextmanager
+def take_up(run_dir: Path) -> Iterator[None]:
+    """Own the folder of a run that goes on while the block runs.
+
+    Raises:
+        BadInput: It is no run folder, or another process owns it.
+    """
+    if not (run_dir / CONFIG).exists() and not manifest.checkpoints(run_dir):
+        raise BadInput("resume", f"{str(run_dir)!r} is not a run folder: it has no {CONFIG}")
+    with hold(run_dir, "resume"):
+        yield
+
+
+def check_resume(run_dir: Path, cfg: Config, given: Sequence[str]) -> None:
+    """Compare the folder with what its latest whole checkpoint says of it, without a change to either.
+
+    Args:
+        run_dir: The run folder.
+        cfg: The options to go on with.
+        given: Keys that the command line sets; the others have to be those of the checkpoint.
+
+    Raises:
+        BadInput: Going on would lose rows, or lead to other numbers.
+    """
+    point = manifest.resume_point(run_dir, {})
+    if point is not None:
+        manifest.check_config(*point, asdict(cfg), given)
 
 
 def discard_empty(run_dir: Path) -> None:
@@ -55,18 +96,34 @@ def discard_empty(run_dir: Path) -> None:
         run_dir = run_dir.parent
 
 
+def latest(outputs: Path) -> Path:
+    """The run folder below `outputs` (outputs/DATE/NAME) that was worked on last.
+
+    Raises:
+        BadInput: There is none.
+    """
+    times = {path.parent: path.stat().st_mtime for path in outputs.glob(f"*/*/{CONFIG}")}
+    for run_dir in times:
+        saved = manifest.checkpoints(run_dir)
+        times[run_dir] = max([times[run_dir], *(path.stat().st_mtime for path in saved)])
+    if not times:
+        raise BadInput("resume", f"latest: there is no run in {str(outputs)!r}; name a run folder")
+    return max(times, key=lambda run_dir: (times[run_dir], run_dir.name))
+
+
 def write_start(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence[str]) -> None:
-    """Write config.yaml and provenance.json of a new run."""
-    write_atomic(run_dir / "config.yaml", config_yaml)
+    """Write provenance.json and config.yaml of a new run; with the second, the folder holds a run."""
     record = {"seed": cfg.seed, **provenance(command), "resumed": []}
-    write_atomic(run_dir / "provenance.json", json.dumps(record, indent=2) + "\n")
+    write_atomic(run_dir / PROVENANCE, json.dumps(record, indent=2) + "\n")
+    write_atomic(run_dir / CONFIG, config_yaml)
 
 
-def write_resume(run_dir: Path, config_yaml: str, command: Sequence[str]) -> None:
+def write_resume(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence[str]) -> None:
     """Note a continued run: its length in config.yaml, one more entry of `resumed` in provenance.json."""
-    write_atomic(run_dir / "config.yaml", config_yaml)
-    path = run_dir / "provenance.json"
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    manifest.write_steps(run_dir, cfg.run.steps)
+    write_atomic(run_dir / CONFIG, config_yaml)
+    path = run_dir / PROVENANCE
+    record = _read_or_set_aside(path, {"resumed": list}) if path.exists() else {}
     record.setdefault("resumed", []).append(provenance(command))
     write_atomic(path, json.dumps(record, indent=2) + "\n")
 
@@ -103,49 +160,73 @@ def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path | No
 
 def write_interrupted(run_dir: Path) -> None:
     """Set a summary.json that says `running` to `interrupted`, where it can be written: nothing runs on."""
-    summary = _summary(run_dir)
-    if summary.get("status") == "running":
-        with suppress(OSError):
+    with suppress(OSError):
+        summary = _summary(run_dir)
+        if summary.get("status") == "running":
             _write_status(run_dir, "interrupted", summary)
 
 
 def write_lost_output(run_dir: Path, lost: Mapping[str, str]) -> None:
     """Note in provenance.json that output could not be shown: stream -> why; nothing where all was."""
     if lost:
-        path = run_dir / "provenance.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path = run_dir / PROVENANCE
         with suppress(OSError):
+            record = _read_or_set_aside(path, {}) if path.exists() else {}
             write_atomic(path, json.dumps({**record, "output_lost": dict(lost)}, indent=2) + "\n")
 
 
 def release_unused(run_dir: Path) -> bool:
     """Give a claimed folder back in which nothing could be written. Returns whether that was so."""
-    config = run_dir / "config.yaml"
-    if config.exists() and config.stat().st_size:
+    config = run_dir / CONFIG
+    if (config.exists() and config.stat().st_size) or _used(run_dir):
         return False
-    for name in ("config.yaml", "summary.json", "error.txt"):
+    for name in (CONFIG, PROVENANCE, SUMMARY, "error.txt"):
         (run_dir / name).unlink(missing_ok=True)
     discard_empty(run_dir)
     return True
 
 
+def _used(run_dir: Path) -> list[str]:
+    """Names of what a run leaves only once it has begun: rows and checkpoints."""
+    return [*manifest.rows(run_dir), *(path.name for path in manifest.checkpoints(run_dir))]
+
+
 def _write_status(run_dir: Path, status: str, known: Mapping[str, Any]) -> None:
     summary = {**(_summary(run_dir) or known), "status": status}
-    write_atomic(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_atomic(run_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return summary
+    path = run_dir / SUMMARY
+    return _read_or_set_aside(path, {}) if path.exists() else {}
 
 
 def failed(sweep: Path) -> list[str]:
-    """Names of the run folders in a sweep's folder whose summary says that they failed."""
-    summaries = sorted(sweep.glob("*/summary.json"))
-    return [
-        p.parent.name for p in summaries if json.loads(p.read_text(encoding="utf-8"))["status"] == "failed"
-    ]
+    """Names of the run folders in a sweep's folder whose summary says that they failed, or cannot be read."""
+    return [path.parent.name for path in sorted(sweep.glob(f"*/{SUMMARY}")) if _failed(path)]
+
+
+def _failed(path: Path) -> bool:
+    try:
+        return read_json(path).get("status") == "failed"
+    except Unreadable:
+        return True
+
+
+def _read_or_set_aside(path: Path, types: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object of ours. A damaged one is kept under another name, which is said, and is then empty.
+
+    types: of the entries that are read, where they are there.
+    """
+    try:
+        value = read_json(path)
+        for name, kind in types.items():
+            if not isinstance(value.get(name, kind()), kind):
+                raise Unreadable(f"{path}: {name} is no {kind.__name__}")
+        return value
+    except Unreadable as error:
+        print(f"{error}; it is kept as {set_aside(path).name}, and a new one begins", flush=True)
+        return {}
 
 
 def _checkout() -> dict[str, Any]:

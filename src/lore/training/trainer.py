@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lore.base.allocator import keep_freed_memory
+from lore.base.lock import hold
 from lore.base.rng import Streams
 from lore.config.ablations import arm_name
 from lore.config.options import Config
@@ -38,7 +39,11 @@ def train(cfg: Config, run_dir: Path) -> str:
     of an evaluation, and saves; a second Ctrl-C stops there.
     """
     keep_freed_memory()
-    with RunLogger(run_dir, cfg.logger, asdict(cfg), arm=arm_name(cfg)) as logger, stop_on_signals() as stop:
+    with (
+        hold(run_dir),
+        RunLogger(run_dir, cfg.logger, asdict(cfg), arm=arm_name(cfg)) as logger,
+        stop_on_signals() as stop,
+    ):
         trainer = Trainer(cfg, run_dir, logger, stop)
         try:
             trainer.restore()
@@ -115,7 +120,7 @@ class Trainer:
             "rng": rng,
         }
         self.parts = {name: part for name, part in parts.items() if part is not None}
-        self.checkpoints = Checkpoints(run_dir, self.replay)
+        self.checkpoints = Checkpoints(run_dir, self.replay, asdict(cfg), logger.say)
         self.saved: tuple[int, int, list[str]] | None = None
 
     @property
@@ -284,8 +289,8 @@ class Trainer:
         """Go on from the latest checkpoint; a run that has none starts here, with one at step 0."""
         state = self.checkpoints.load()
         if state is None:
-            self.logger.restart()
             self.save()
+            self.checkpoints.wait()  # rows without a checkpoint would be nobody's
         else:
             self.load_state_dict(state)
             self.saved = self._now()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lore.base.files import sync_folder
+from lore.base.jsonl import JsonlFile
 
 
 class Journal:
@@ -19,21 +18,15 @@ class Journal:
     again and is served from the beginning. `load_state_dict` moves it to where a checkpoint stood. A run
     takes what lies after the position, and appends when nothing is left there.
 
-    A write that a crash cut short has no newline: that piece is dropped, and `torn` is 1. Nothing was done
-    with it, as its append never returned.
+    A write that a crash cut short has no newline: that piece is dropped. Nothing was done with it, as its
+    append never returned.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the file. Raises OSError where it cannot be written."""
         self.path = path
-        self.torn = 0
-        self._file = path.open("ab", buffering=0)
-        sync_folder(path.parent)
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            self.torn = 1
-            os.ftruncate(self._file.fileno(), whole)
+        self._file = JsonlFile(path)
+        self._file.drop_torn()
         self.load_state_dict({"offset": 0})
 
     def peek(self) -> dict[str, Any] | None:
@@ -42,11 +35,11 @@ class Journal:
             return None
         try:
             record = json.loads(self._left[0])
-        except ValueError as error:
+            if not isinstance(record, dict):
+                raise ValueError(f"{record!r:.40} is no object")
+            return record
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
             raise ValueError(f"{self.path}: no record at byte {self._offset} ({error})") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{self.path}: no record at byte {self._offset} but {record!r:.40}")
-        return record
 
     def take(self) -> dict[str, Any] | None:
         """As `peek`, and step over it."""
@@ -63,16 +56,7 @@ class Journal:
         """
         if self._left:
             raise RuntimeError(f"{self.path}: {len(self._left)} records were not taken yet")
-        line = (json.dumps(dict(record), allow_nan=False) + "\n").encode()
-        try:
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(f"{self.path}: only {written} of {len(line)} bytes of a record were written")
-            os.fsync(self._file.fileno())
-        except OSError:
-            os.ftruncate(self._file.fileno(), self._offset)
-            raise
-        self._offset += len(line)
+        self._offset += self._file.append(record, durable=True)
 
     def state_dict(self) -> dict[str, int]:
         """The position, in bytes: what lies after it is served to a run that resumes from here."""
@@ -80,14 +64,8 @@ class Journal:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Move to the position of `state_dict`. Raises ValueError where no record of this file ends there."""
-        offset, data = state["offset"], self.path.read_bytes()
-        if offset and data[offset - 1 : offset] != b"\n":
-            raise ValueError(
-                f"{self.path}: no record ends at byte {offset}, where the checkpoint stands: "
-                f"not its file, or records were lost ({len(data)} bytes are left)"
-            )
-        self._offset = offset
-        self._left = deque(data[offset:].split(b"\n")[:-1])
+        self._left = deque(self._file.rows_after(state["offset"]))
+        self._offset = state["offset"]
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
