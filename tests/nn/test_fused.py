@@ -615,16 +615,16 @@ def test_linear_without_onednn(monkeypatch):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 63, 64, 130])
 @pytest.mark.parametrize("form", ["dense", "strided"])
-def test_block_product_multiplies_each_block(kind, rows, form):
+def test_each_block_is_multiplied_by_its_weight(kind, rows, form):
     x, weight = randn(3, rows, 8, dtype=kind), randn(3, 8, 10, dtype=kind, seed=1)
     if form == "strided":
         x = x.transpose(0, 1).reshape(rows, 24).unflatten(-1, (3, 8)).transpose(0, 1)
         weight = torch.cat([weight, weight], 1)[:, :8]
     exact = doubles(x, weight)
     want = torch.stack([a @ b for a, b in zip(*exact, strict=True)])
-    close(products.block_product(x, weight), want, kind, atol=1e-5)
+    close(products.multiply_blocks(x, weight), want, kind, atol=1e-5)
     inputs, grad = leaves(x, weight), randn(3, rows, 10, dtype=kind, seed=2)
-    got = torch.autograd.grad(products.block_product(*inputs), inputs, grad)
+    got = torch.autograd.grad(products.multiply_blocks(*inputs), inputs, grad)
     for a, b in zip(got, torch.autograd.grad(want, exact, grad.double()), strict=True):
         close(a, b, kind, atol=2e-5)
 

@@ -141,11 +141,11 @@ class RSSM(nn.Module):
         """
         grouped = deter.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (g, N, o)
         inputs = torch.cat([self.in_deter(deter), self.in_stoch(stoch)], -1)  # (N, 2h)
-        own = products.block_product(grouped, core.own)
+        own = products.multiply_blocks(grouped, core.own)
         hidden, *_ = fused.core_hidden(
             products.linear(inputs, core.shared), own, self.core_norm.scale, core.action, action
         )
-        gates = products.block_product(hidden, self.core_gates.weight)  # (g, N, 3o)
+        gates = products.multiply_blocks(hidden, self.core_gates.weight)  # (g, N, 3o)
         return fused.gru(gates, self.core_gates.bias, deter, out)
 
     def prior_probs(self, deter: Tensor) -> Tensor:

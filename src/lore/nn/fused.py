@@ -1,9 +1,14 @@
-"""The element-wise parts of DreamerV3, each one pass over memory on a CPU.
+"""The element-wise parts of DreamerV3: what stands between two matrix products.
 
-What is written here in torch operations is the definition: it runs on a GPU, in float64 and without a C++
-compiler. For float32 and bfloat16 on a CPU the same is computed by kernels.cpp. No function here is
-differentiable by autograd but those that say so; the others come with the gradient that the caller needs.
-Letters: N rows, U units, D deter, g blocks, o = D / g, S latents, K classes.
+Torch would pass over memory once for every small operation; each function here passes over it once. Every
+function is written twice. The torch operations in this file are the definition: they run on a graphics card,
+in float64, and without a C++ compiler. For float32 and bfloat16 on a CPU the function of the same name in
+kernels.cpp is called instead; tests hold it to the definition.
+
+Functions whose docstring says "differentiable" may be used under autograd. The others have no gradient:
+beside `gru` stands `gru_back`, and so on; `dreamer/scan.py` and `nn/dense.py` put them together.
+
+Letters in shapes: N rows, U units, D deter, g blocks, o = D / g, S latents, K classes, A actions, M targets.
 """
 
 from __future__ import annotations
@@ -25,7 +30,16 @@ NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def native_kernel(name: str, x: Tensor) -> Callable[..., int | None] | None:
-    """The kernel for tensors like x, or None. It takes tensors, numbers and None for what is left out."""
+    """The C++ function of this name for tensors like x.
+
+    Args:
+        name: without its ending for the type, such as "gru".
+        x: a tensor of the type, device and row length that the function is to be called with.
+
+    Returns:
+        A function of tensors, tuples of tensors (structs in C++), numbers, and None for what is left out; or
+        None where torch computes it: on a card, in float64, for rows longer than LONGEST, without a compiler.
+    """
     fits = x.is_cpu and x.dtype in NAMES and (x.dim() == 0 or x.shape[-1] <= LONGEST)
     lib = kernels_in_use() if fits else None
     return None if lib is None else _caller(lib, f"{name}_{NAMES[x.dtype]}")
@@ -51,6 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def needs_grad(*inputs: Tensor) -> bool:
+    """Whether autograd records what is computed from any of the inputs."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
@@ -60,7 +75,15 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def norm_silu(z: Tensor, scale: Tensor) -> Tensor:
-    """SiLU of the RMS norm of z (..., U) with scale (U,), differentiable."""
+    """SiLU of the RMS norm; differentiable.
+
+    Args:
+        z: (..., U).
+        scale: (U,), of the norm.
+
+    Returns:
+        (..., U), in the type of z.
+    """
     if native_kernel("norm_silu", z) is None:
         return F.silu(F.rms_norm(z, (z.shape[-1],), scale, NORM_EPS))
     if needs_grad(z, scale):
@@ -84,7 +107,16 @@ class _NormSilu(torch.autograd.Function):
 
 
 def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """y (..., U) and the inverse root mean square r (...). out: (N, U) rows to write to, of any stride."""
+    """`norm_silu` with what its gradient needs.
+
+    Args:
+        z: (..., U).
+        scale: (U,), of the norm.
+        out: (N, U) rows to write to, of any stride.
+
+    Returns:
+        y (..., U), and the inverse root mean square r (...) of each row, float32.
+    """
     kernel = native_kernel("norm_silu", z)
     if kernel is None:
         r = _wide(z).square().mean(-1).add_(NORM_EPS).rsqrt_()
@@ -99,7 +131,17 @@ def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tu
 
 
 def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of z (..., U) and of the scale (U,), the latter summed in float32. grad: like z."""
+    """Gradient of `norm_silu`.
+
+    Args:
+        grad: of y, (..., U).
+        z: (..., U), as it was given to `norm_silu_forward`.
+        r: (...), as that gave it.
+        scale: (U,), of the norm.
+
+    Returns:
+        Gradients of z (..., U) and of the scale (U,), the latter summed in float32.
+    """
     kernel = native_kernel("norm_silu_back", z)
     units = z.shape[-1]
     if kernel is None:
@@ -119,11 +161,20 @@ def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[T
 def core_hidden(
     shared: Tensor, own: Tensor, scale: Tensor, table: Tensor | None = None, action: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The core's hidden layer, by block: hidden (g, N, o) = norm_silu(z), z (N, D), r (N,).
+    """The hidden layer of the recurrent core: SiLU of the RMS norm of a sum, split into blocks.
 
-    z is given back for a gradient: None with a table, of which there is none.
-    z = shared (N, D) + own (g, N, o) side by side + table[action], where table is (A, D) and action (N,).
-    Differentiable through the torch operations.
+    Differentiable where an input asks for a gradient: torch computes it then.
+
+    Args:
+        shared: (N, D), what all blocks see.
+        own: (g, N, o), what each block makes of its slice of deter.
+        scale: (D,), of the norm.
+        table: (A, D), what each action adds.
+        action: (N,), the row of the table.
+
+    Returns:
+        The hidden layer (g, N, o); its sum z (N, D) before the norm, None with a table, which has no
+        gradient; and the inverse root mean square (N,) of each row.
     """
     g, n, o = own.shape
     kernel = None if needs_grad(shared, own, scale) else native_kernel("core_hidden", shared)
@@ -141,10 +192,20 @@ def core_hidden(
 
 
 def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, keep: bool = False) -> Tensor:
-    """The gated update: gates (g, N, 3o) without their bias (g * 3o,), deter (N, D) -> new deter (N, D).
+    """The gated update of the recurrent state.
 
-    keep: leaves sigmoid(reset), the candidate before its gate, and sigmoid(update) in `gates` for gru_back.
-    out: (N, D) rows to write to, of any stride. Differentiable through the torch operations.
+    Differentiable where an input asks for a gradient: torch computes it then.
+
+    Args:
+        gates: (g, N, 3o), reset, candidate and update of each block, without their bias.
+        bias: (g * 3o,).
+        deter: (N, D), the old state.
+        out: (N, D) rows to write to, of any stride.
+        keep: leave what `gru_back` needs in `gates`: sigmoid(reset), the candidate before its gate, and
+            sigmoid(update).
+
+    Returns:
+        The new state (N, D).
     """
     g, n, gate = gates.shape
     o = gate // 3
@@ -164,9 +225,15 @@ def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, k
 
 
 def gru_back(grad: Tensor, kept: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates (g, N, 3o), and of deter (N, D) where it enters the update itself.
+    """Gradient of `gru`.
 
-    grad: (N, D) of the new deter; kept: what `gru` left in its gates; deter: the old one, contiguous.
+    Args:
+        grad: of the new state, (N, D).
+        kept: (g, N, 3o), what `gru` left in its gates.
+        deter: (N, D), the old state, contiguous.
+
+    Returns:
+        Gradients of the gates (g, N, 3o), and of the old state (N, D) where it enters the update itself.
     """
     g, n, gate = kept.shape
     o = gate // 3
@@ -189,11 +256,19 @@ def gru_back(grad: Tensor, kept: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]
 def sample(
     logits: Tensor, uniform: Tensor, mix: float = 0.0, hot: Tensor | None = None, probs: Tensor | None = None
 ) -> Tensor:
-    """Classes (N, S) uint8 by inverse CDF of (1 - mix) * softmax(logits) + mix / K, for K up to 256.
+    """Draw classes by the inverse of the cumulative (1 - mix) * softmax(logits) + mix / K.
 
-    A class of probability zero is never taken.
-    logits (N, S, K), contiguous; uniform (N, S) in [0, 1). hot: (N, S*K) rows of any stride that take the
-    one-hot classes; probs: (N, S, K) float32 that takes the probabilities.
+    A class of probability zero is never drawn.
+
+    Args:
+        logits: (N, S, K), contiguous; K is at most 256.
+        uniform: (N, S) in [0, 1).
+        mix: share of the uniform distribution.
+        hot: (N, S*K) rows of any stride that take the one-hot classes.
+        probs: (N, S, K) float32 that takes the probabilities.
+
+    Returns:
+        Class numbers (N, S), uint8.
     """
     n, s, k = logits.shape
     kernel = native_kernel("sample", logits)
@@ -215,7 +290,16 @@ def sample(
 
 
 def sample_back(grads: list[Tensor], probs: Tensor, mix: float) -> Tensor:
-    """Gradient of the logits from up to three gradients of the probabilities, summed; all (..., K)."""
+    """Gradient of the logits that `sample` was given, through its probabilities.
+
+    Args:
+        grads: one to three gradients of the probabilities, each (..., K); their sum counts.
+        probs: (..., K), as `sample` wrote them.
+        mix: share of the uniform distribution.
+
+    Returns:
+        (..., K).
+    """
     k = probs.shape[-1]
     kernel = native_kernel("sample_back", probs) if probs.dtype == torch.float32 else None
     if kernel is None:
@@ -233,10 +317,17 @@ def log_sum(logits: Tensor) -> tuple[Tensor, None]: ...
 @overload
 def log_sum(logits: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]: ...
 def log_sum(logits: Tensor, bins: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Log of the sum of exponentials of logits (..., K); mean of bins (K,) under their softmax: (...) each.
+    """Log of the sum of exponentials and, given bins, their mean under the softmax.
 
     For an odd K, bins of opposite sign are paired before they are summed, so that equal logits give exactly
-    zero. Both are float32.
+    zero.
+
+    Args:
+        logits: (..., K).
+        bins: (K,).
+
+    Returns:
+        (...) each, float32; the mean is None without bins.
     """
     kernel = native_kernel("log_sum", logits)
     if kernel is None:
@@ -256,9 +347,16 @@ def log_sum(logits: Tensor, bins: Tensor | None = None) -> tuple[Tensor, Tensor 
 
 
 def cross_entropy(logits: Tensor, log_norm: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Sum over M targets of weight * (log_norm - logits[index]): (..., K), (...), (..., M) -> (...), float32.
+    """Sum over M targets of weight * (log_norm - logits[index]); differentiable in the logits.
 
-    Differentiable in the logits; log_norm is what `log_sum` gives for them. weight is 1 where it is left out.
+    Args:
+        logits: (..., K).
+        log_norm: (...), what `log_sum` gives for them.
+        index: (..., M), classes.
+        weight: (..., M); 1 where it is left out.
+
+    Returns:
+        (...), float32.
     """
     return _CrossEntropy.apply(logits, log_norm, index, weight)  # type: ignore[return-value]
 
@@ -331,10 +429,21 @@ def laprop(
     eps: float,
     rate: float,
 ) -> None:
-    """One step of LaProp in place on flat buffers; `weights` takes the new master weights in its own type.
+    """One step of LaProp (Ziyin et al. 2020, arXiv 2002.04839) in place on flat buffers.
 
-    factors: what the gradient of each tensor is multiplied by, in the order of `sizes`, their lengths.
-    correct2: 1 - beta2 ** updates. rate: learning rate over 1 - beta1 ** updates.
+    Args:
+        grad: gradients of all tensors, one after the other.
+        factors: what the gradient of each tensor is multiplied by.
+        sizes: lengths of the tensors.
+        second: running mean of squared gradients.
+        first: running mean of normalised gradients.
+        master: float32 weights.
+        weights: takes the new weights in the type of the networks.
+        beta1: decay of `first`.
+        beta2: decay of `second`.
+        correct2: 1 - beta2 ** updates.
+        eps: added to the root of `second`.
+        rate: learning rate over 1 - beta1 ** updates.
     """
     kernel = native_kernel("laprop", grad[:1])  # one long buffer, no row that would have to fit another
     if kernel is None:
@@ -351,7 +460,15 @@ def laprop(
 
 
 def norms(flat: Tensor, sizes: list[int]) -> Tensor:
-    """Euclidean norm of each piece of a flat buffer, float32; sizes: their lengths, one after the other."""
+    """Euclidean norms of the pieces of a flat buffer.
+
+    Args:
+        flat: the pieces, one after the other.
+        sizes: their lengths.
+
+    Returns:
+        One norm a piece, float32.
+    """
     kernel = native_kernel("norms", flat[:1])
     if kernel is None:
         return torch.stack(torch._foreach_norm(_wide(flat).split(sizes)))

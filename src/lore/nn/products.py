@@ -1,7 +1,7 @@
 """Matrix products, by whatever is fast for them on this device.
 
 On AMD processors MKL, torch's default for float32, runs at half of oneDNN's speed; with few rows neither
-matters. Everything here is differentiable. Letters: N rows, I inputs, O outputs, g blocks.
+matters. Letters: N rows, I inputs, O outputs, g blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ def _onednn(x: Tensor, rows: int) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, I), weight (O, I), bias (O,) -> x @ weight.T + bias (N, O)."""
+    """One product, without gradient.
+
+    Args:
+        x: (N, I).
+        weight: (O, I).
+        bias: (O,).
+
+    Returns:
+        x @ weight.T + bias, (N, O).
+    """
     one_pass = bias is not None and x.dtype == torch.bfloat16 and x.is_contiguous()  # torch takes two
     if not (one_pass and BFLOAT16) and not _onednn(x, max(len(x), len(weight), x.shape[1])):
         return F.linear(x, weight, bias)
@@ -35,7 +44,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., I), weight (O, I), bias (O,) -> (..., O), differentiable."""
+    """A linear map of the last axis; differentiable.
+
+    Args:
+        x: (..., I).
+        weight: (O, I).
+        bias: (O,).
+
+    Returns:
+        x @ weight.T + bias, (..., O).
+    """
     rows = x.numel() // x.shape[-1]
     if rows < ONEDNN_ROWS or x.device.type != "cpu" or x.dtype not in NAMES:
         return F.linear(x, weight, bias)
@@ -63,7 +81,14 @@ class _Linear(torch.autograd.Function):
 
 
 def column_sum(x: Tensor) -> Tensor:
-    """Sum over the rows of x (N, K): (K,). Equal columns have exactly equal sums."""
+    """Sum over rows, without gradient. Equal columns have exactly equal sums.
+
+    Args:
+        x: (N, K).
+
+    Returns:
+        (K,), in the type of x.
+    """
     kernel = native_kernel("column_sum", x)
     if kernel is None:
         return x.sum(0)
@@ -73,12 +98,28 @@ def column_sum(x: Tensor) -> Tensor:
 
 
 def outer_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over rows of their outer products: x (N, I), y (N, O) -> x.T @ y (I, O), without gradient."""
+    """Sum over rows of their outer products, without gradient.
+
+    Args:
+        x: (N, I).
+        y: (N, O).
+
+    Returns:
+        x.T @ y, (I, O).
+    """
     return product(x.t(), y.t())
 
 
-def block_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (g, N, I), weight (g, I, O) -> (g, N, O). Differentiable but where no gradient is needed anyway."""
+def multiply_blocks(x: Tensor, weight: Tensor) -> Tensor:
+    """Each block of rows times the weight of its block; differentiable.
+
+    Args:
+        x: (g, N, I).
+        weight: (g, I, O).
+
+    Returns:
+        (g, N, O).
+    """
     if needs_grad(x, weight) or not _onednn(x, x.shape[1]):
         return torch.bmm(x, weight)
     out = x.new_empty(*x.shape[:2], weight.shape[2])
