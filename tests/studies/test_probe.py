@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lore.studies import probe, probe_report
 from lore.studies.labelled_situations import PATIENCE, TooFew, collect, rule, subgoal_of
 from lore.studies.probe import ProbeOptions, probe_adviser
 from lore.studies.probe_report import Row, brier, ece, figure, interval, measure, yardsticks
+from lore.studies.probe_table import print_table
 
 DOORKEY, UNLOCK = "MiniGrid-DoorKey-5x5-v0", "BabyAI-UnlockPickup-v0"
 DOORKEY8, ROOMS = "MiniGrid-DoorKey-8x8-v0", "MiniGrid-MultiRoom-N2-S4-v0"
@@ -220,11 +222,11 @@ def test_raw_answers_and_a_figure_are_left_behind(tmp_path):
 
 
 def test_without_matplotlib_the_probe_says_so_before_it_asks(spy, monkeypatch, tmp_path):
-    monkeypatch.setattr(probe, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match="pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(BadInput, match=r"^out: .*pip install 'lore\[plot\]'"):
         probe_adviser(ProbeOptions(**FEW, out=str(tmp_path)), EnvOptions(id=DOORKEY), Options("spy"))
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(BadInput, match="pip install matplotlib"):
+    assert not spy.asked
+    with pytest.raises(BadInput, match=r"^out: .*pip install 'lore\[plot\]'"):
         figure({}, tmp_path / "x.png")
 
 
@@ -265,3 +267,22 @@ def test_several_advisers_are_asked_about_the_same_situations_and_shown_side_by_
     assert (tmp_path / f"{DOORKEY}.png").stat().st_size > 5000
     first, second = (tmp_path / f"llm={name}" / "situations.jsonl" for name in last)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_terminal_shows_a_table_and_json_stays_last(spy, monkeypatch, capsys):
+    probed = {"a": probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy"))}
+    capsys.readouterr()
+    print_table(probed, piped=False)
+    assert not capsys.readouterr().out
+    print_table(probed)
+    markdown = capsys.readouterr().out.splitlines()
+    assert markdown[0].startswith("| adviser | task |") and len(markdown) == 2 + 4 + 2
+    value, low, high = probed["a"]["wordings"]["full"]["action"]["accuracy"]
+    assert f"| a | {DOORKEY} | full | {value:.2f} [{low:.2f}, {high:.2f}] |" in "\n".join(markdown)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    result = probe_adviser(ProbeOptions(**FEW), EnvOptions(id=DOORKEY), Options("spy"))
+    shown = capsys.readouterr().out.splitlines()
+    assert json.loads(shown[-1]) == result
+    assert any("adviser" in line and "dollars" in line for line in shown)
+    assert any("spy" in line and f"{value:.2f} [{low:.2f}, {high:.2f}]" in line for line in shown)

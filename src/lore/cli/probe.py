@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lore.base.files import as_file_name
 from lore.cli.arguments import read, split_options, swept_values
 from lore.cli.guard import guard
 from lore.cli.help import page
@@ -41,7 +42,8 @@ def _probe(arguments: list[str]) -> None:
     for one in itertools.product(*choices):
         job = dataclasses.replace(line, arguments=list(one))
         jobs.append((one, *split_options(PROBE, ProbeOptions, job, BASE, READS)))
-    from lore.studies.probe import compare, probe_adviser
+    from lore.studies.probe import draw_figures, probe_adviser
+    from lore.studies.probe_table import print_table
 
     materials: dict[str, Material] = {}
     results = {}
@@ -49,8 +51,10 @@ def _probe(arguments: list[str]) -> None:
         out = own.out
         label = " ".join(a for a, of in zip(one, choices, strict=True) if len(of) > 1) or cfg.llm.provider
         if len(jobs) > 1 and out is not None:
-            own = dataclasses.replace(own, out=str(Path(out) / label.replace(" ", "_").replace("/", "_")))
+            own = dataclasses.replace(own, out=str(Path(out) / as_file_name(label)))
         results[label.removeprefix("llm=")] = probe_adviser(own, cfg.env, cfg.llm, materials)
     if len(jobs) > 1:
-        print(compare(results, out))
+        if out is not None:
+            draw_figures(results, Path(out))
+        print_table(results)
         print(json.dumps({"results": results}))

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lore.base.errors import BadInput
+from lore.base.files import as_file_name
 from lore.base.types import GridState
 from lore.config.command_options import ProbeOptions
 from lore.config.options import EnvOptions
@@ -28,7 +28,8 @@ from lore.llm.providers import Named, Provider, ProviderError, Request, build_pr
 from lore.llm.providers.local import CUES
 from lore.llm.request import Wording
 from lore.studies.labelled_situations import Situation, TooFew, action_hit, collect, first_shares, subgoal_of
-from lore.studies.probe_report import Row, figure, measure, yardsticks
+from lore.studies.probe_report import Row, figure, measure, require_matplotlib, yardsticks
+from lore.studies.probe_table import print_table
 
 _SHORT = """\
 You advise an agent in a grid world. Answer with one JSON object:
@@ -57,24 +58,33 @@ Material = tuple[list[Situation], list[list[Situation]]]
 def probe_adviser(
     options: ProbeOptions, env: EnvOptions, llm: Named, materials: dict[str, Material] | None = None
 ) -> dict[str, Any]:
-    """Probe one adviser on one task; the last line printed is the result as one JSON object, also returned.
+    """Probe one adviser on one task.
 
-    llm: the adviser's own options. materials: what earlier probes collected, by task; it is added to. With
-    options.out, the raw answers, the situations and a figure are left there. Raises BadInput naming the
-    option that cannot be met.
+    A terminal shows a table; the last line printed is the result as one JSON object.
+
+    Args:
+        options: How much is asked. With `out`, the raw answers, the situations and a figure are left there.
+        env: The task.
+        llm: The options of the adviser.
+        materials: What earlier probes collected, by task; it is added to.
+
+    Returns:
+        The result.
+
+    Raises:
+        BadInput: Names the option that cannot be met.
     """
     if env.family != "minigrid":
         raise BadInput("env.family", "lore-probe labels situations of env.family=minigrid alone")
     _check(options)
-    started = time.monotonic()
+    provider, started = build_provider(llm), time.monotonic()
+    if provider.paid and options.budget_usd is None:
+        raise BadInput("budget_usd", f"{provider.name} costs money; say how much it may cost at most")
     task = repr((env, options.situations, options.example_sets, options.examples, options.seed))
     materials = {} if materials is None else materials
     if task not in materials:
         materials[task] = _material(options, env)
     situations, sets = materials[task]
-    provider = build_provider(llm)
-    if provider.paid and options.budget_usd is None:
-        raise BadInput("budget_usd", f"{provider.name} costs money; say how much it may cost at most")
     print(f"lore-probe: {provider.identity()} in {env.id}, {len(situations)} situations", flush=True)
     rows = list(_ask_all(options, provider, situations, sets))
     result = {
@@ -94,42 +104,24 @@ def probe_adviser(
         _write(out / "answers.jsonl", [asdict(row) for row in rows])
         _write(out / "result.jsonl", [result])
         figure({provider.name: result}, out / "probe.png")
+    print_table({provider.name: result}, piped=False)
     print(json.dumps(result), flush=True)
     return result
 
 
-def compare(results: dict[str, dict[str, Any]], out: str | None) -> str:
-    """Several advisers, label -> result, beside one another: a table as text, a row an adviser and wording.
-
-    out: folder that is left a figure for each task; null: none.
-    """
-    lines = ["| adviser | task | wording | action | subgoal | calls | dollars |", "|---" * 7 + "|"]
-    for env_id in dict.fromkeys(result["env_id"] for result in results.values()):
+def draw_figures(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Draw a figure of each task, with all advisers that were probed on it, into a folder."""
+    for env_id in {result["env_id"] for result in results.values()}:
         here = {label: result for label, result in results.items() if result["env_id"] == env_id}
-        marks = next(iter(here.values()))["yardsticks"]
-        for name in marks["action"]:
-            cells = [_cell(marks[what].get(name)) for what in ("action", "subgoal")]
-            lines.append(f"| *{name}* | {env_id} | | {cells[0]} | {cells[1]} | | |")
-        for label, result in here.items():
-            for wording, scores in result["wordings"].items():
-                cells = [_cell(scores[what]["accuracy"]) for what in ("action", "subgoal")]
-                cost = f"{result['calls']} | {result['cost_usd']:.4f}"
-                lines.append(f"| {label} | {env_id} | {wording} | {cells[0]} | {cells[1]} | {cost} |")
-        if out is not None:
-            figure(here, Path(out) / f"{env_id}.png")
-    return "\n".join(lines)
-
-
-def _cell(triple: Sequence[float] | None) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*triple) if triple else "-"
+        figure(here, folder / f"{as_file_name(env_id)}.png")
 
 
 def _check(options: ProbeOptions) -> None:
     for name, least in {"situations": 2, "example_sets": 1, "examples": 0, "max_tokens": 1}.items():
         if vars(options)[name] < least:
             raise BadInput(name, f"{vars(options)[name]} is too few; at least {least}")
-    if options.out is not None and find_spec("matplotlib") is None:
-        raise BadInput("out", "the figure needs matplotlib; pip install matplotlib, or leave out away")
+    if options.out is not None:
+        require_matplotlib()
 
 
 def _material(options: ProbeOptions, env: EnvOptions) -> Material:

@@ -150,15 +150,29 @@ def _clusters(rows: Sequence[Row], value: Callable[[Row], Any]) -> list[list[Any
     return list(found.values())
 
 
-def figure(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Label -> result, all of one task: accuracy with interval of each wording; yardsticks as red lines.
-
-    Gray ticks are single sets of examples. Raises BadInput without matplotlib.
-    """
+def require_matplotlib() -> None:
+    """Raise BadInput, naming the option `out`, where figures cannot be drawn."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise BadInput("out", "the figure needs matplotlib; pip install matplotlib") from error
+        raise BadInput(
+            "out", "the figure needs matplotlib: pip install 'lore[plot]', or leave out away"
+        ) from error
+
+
+def figure(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the accuracy of each wording with its interval; yardsticks are red lines, example sets gray ticks.
+
+    Args:
+        results: Label of an adviser -> its result, all of one task.
+        path: File to write.
+
+    Raises:
+        BadInput: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     labels = [f"{label}, {name}" for label, result in results.items() for name in result["wordings"]]
     first = next(iter(results.values()))
     drawing = Figure(figsize=(9, 1.6 + 0.3 * len(labels)), layout="constrained")
