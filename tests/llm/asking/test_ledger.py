@@ -184,6 +184,38 @@ def test_what_is_no_ledger_is_refused_and_left_alone(kind: str, tmp_path: Path) 
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
+RESET = "CREATE TRIGGER t AFTER UPDATE ON ledger BEGIN UPDATE ledger SET calls = 0; END"
+POISONS = {
+    "below zero": "UPDATE ledger SET calls = -1000000",
+    "a text": "UPDATE ledger SET calls = 'none'",
+    "a fraction": "UPDATE ledger SET calls = 1.5",
+    "a blob": "UPDATE ledger SET calls = x'00'",
+    "two counts": "INSERT INTO ledger VALUES (0)",
+    "no count": "DELETE FROM ledger",
+    "a trigger that sets it back": RESET,
+    "a second table": "CREATE TABLE other (x)",
+    "a view": "DROP TABLE ledger; CREATE VIEW ledger AS SELECT 0 AS calls",
+    "another column": "ALTER TABLE ledger RENAME COLUMN calls TO count",
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_ledger_that_somebody_rewrote_grants_nothing(poison: str, path: Path) -> None:
+    """Whole and valid for SQLite: refused at start, and under a run."""
+    ledger = SweepLedger(path, 5)
+    assert ledger.reserve()
+    with sqlite3.connect(path) as db:
+        db.executescript(POISONS[poison])
+    db.close()
+    before = path.read_bytes()
+    for _ in range(10):
+        with pytest.raises(LedgerError):
+            ledger.reserve()
+    with pytest.raises(BadInput, match=r"llm\.ledger: "):
+        SweepLedger(path, 5)
+    assert path.read_bytes() == before
+
+
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"llm\.ledger"):

@@ -61,9 +61,13 @@ class SweepLedger:
 
 
 def _count(db: sqlite3.Connection) -> int:
-    rows = db.execute("SELECT calls FROM ledger").fetchall()
-    if len(rows) != 1 or not isinstance(rows[0][0], int):
-        raise LedgerError(f"the table `ledger` must hold one number, not {rows!r:.60}")
+    """The count. Raises LedgerError for a file that another program made: a trigger could set it back."""
+    parts = db.execute("SELECT type, name FROM sqlite_master").fetchmany(2)
+    if parts != [("table", "ledger")]:
+        raise LedgerError(f"it must hold the table `ledger` and nothing else, not {parts!r:.60}")
+    rows = db.execute("SELECT calls FROM ledger").fetchmany(2)
+    if len(rows) != 1 or not isinstance(rows[0][0], int) or rows[0][0] < 0:
+        raise LedgerError(f"the table `ledger` must hold one number of at least 0, not {rows!r:.60}")
     return rows[0][0]
 
 

@@ -23,7 +23,7 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
 
 from lore.base.errors import BadInput
-from lore.base.secrets import check_address, keep_secret, mask
+from lore.base.secrets import check_address, keep_secret, mask, mask_values
 from lore.config.options import LLMOptions, PriceOptions
 from lore.llm.answer import clean, schema
 from lore.llm.asking.deadline import call
@@ -321,7 +321,8 @@ def _text(content: object) -> str:
     if not isinstance(content, list):
         raise ProviderError("bad_body", "no content in the body")
     texts = [_word(block, "text") for block in content if isinstance(block, TextBlock)]
-    return "".join(texts).encode("utf-8", "replace").decode()  # without lone surrogates
+    whole = "".join(texts).encode("utf-8", "replace").decode()  # without lone surrogates
+    return mask_values(whole)  # a server may say the key back
 
 
 def _prices(options: LLMOptions) -> PriceOptions:
