@@ -167,7 +167,8 @@ def test_the_summary_has_every_key_and_the_curve(whole: Path) -> None:
     assert (summary["seed"], summary["arm"], summary["status"]) == (0, "E", "finished")
     assert (summary["env_steps"], summary["gradient_steps"]) == (120, 22)
     assert 0 < summary["wall_s"] < 60
-    assert set(summary["influence"]) == {"mean_kl", "prior_share", "argmax_flip_share"}
+    influence = {"mean_kl", "prior_share", "argmax_flip_share", "clear_change_share"}
+    assert set(summary["influence"]) == influence
 
 
 def test_the_summary_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +176,9 @@ def test_the_summary_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plan = iter([2, 4, 2, 4, 4, 3])
     seen: list[tuple[str, int, float | None]] = []
 
-    def play(evaluator: object, agent: object, env_step: int, greedy: bool = False) -> list[Episode]:
+    def play(
+        evaluator: object, agent: object, env_step: int, greedy: bool = False, between: object = None
+    ) -> list[Episode]:
         if not greedy and env_step > 20:
             summary = runs.summary(tmp_path)
             seen.append((summary["status"], summary["env_steps"], summary["steps_to_90"]))

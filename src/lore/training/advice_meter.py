@@ -127,10 +127,11 @@ class AdviceMeter:
             **shares,
         }
 
-    @property
-    def clear_change_share(self) -> float | None:
-        """Share of the steps since the run began at which advice clearly changed the likeliest action."""
-        return None if self.changes is None else self.changes / max(1, self.steps)
+    def totals(self) -> dict[str, float]:
+        """Give the influence, and the share of steps at which advice clearly changed the likeliest action."""
+        if self.changes is None:
+            return self.influence()
+        return self.influence() | {"llm/clear_change_share": self.changes / max(1, self.steps)}
 
     def state_dict(self) -> dict[str, Any]:
         window = {name: list(values) for name, values in self._window.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -88,8 +88,12 @@ class Score:
     length: float
     unseen: float
 
+    def row(self) -> dict[str, float]:
+        """The metrics eval/ besides success."""
+        return {"eval/return": self.return_, "eval/length": self.length, "eval/unseen_layouts": self.unseen}
 
-def score(episodes: list[Episode], seen: set[str]) -> Score:
+
+def score(episodes: list[Episode], seen: Collection[str] = ()) -> Score:
     """Compute the means of evaluation episodes.
 
     Args:

@@ -229,23 +229,17 @@ class Trainer:
         Raises:
             Stopped: A stop was asked for between two of their steps; nothing of the evaluation then stays.
         """
-        started, progress = time.monotonic(), self.progress
+        started, run, progress, advice = time.monotonic(), self.cfg.run, self.progress, None
+        if self.guidance and self.adviser and run.eval_advised:
+            reader = self.adviser.make_reader(self.evaluator.episodes)
+            advice = replace(self.guidance, adviser=reader, rng=None)
         play = partial(self.evaluator.run, self.agent, self.env_step, between=self._between)
         sampled = score(play(), progress.layouts)
-        values = {
-            "eval/return": sampled.return_,
-            "eval/length": sampled.length,
-            "eval/unseen_layouts": sampled.unseen,
-        }
-        greedy, advised = progress.greedy, progress.advised
-        if self.cfg.run.eval_greedy:
-            greedy = score(play(greedy=True), set()).success
-        if self.guidance and self.adviser and self.cfg.run.eval_advised:
-            reader = self.adviser.make_reader(self.evaluator.episodes)
-            advised = score(play(advice=replace(self.guidance, adviser=reader, rng=None)), set()).success
-            values["eval/success_advised"] = advised
+        greedy = score(play(greedy=True)).success if run.eval_greedy else None
+        advised = score(play(advice=advice)).success if advice else None
         progress.greedy, progress.advised = greedy, advised
         progress.curve.append([self.env_step, sampled.success])
+        values = sampled.row() | ({} if advised is None else {"eval/success_advised": advised})
         values["time/eval_s"] = time.monotonic() - started
         self.logger.write_evaluation(self.env_step, sampled.success, greedy, values)
         self.write_summary("running")
@@ -259,9 +253,7 @@ class Trainer:
         """Write summary.json. status: running, finished, failed or interrupted."""
         progress, advice = self.progress, {}
         if self.adviser and self.meter:
-            advice = self.meter.influence() | self.adviser.metrics()
-            if self.meter.clear_change_share is not None:
-                advice["llm/clear_change_share"] = self.meter.clear_change_share
+            advice = self.meter.totals() | self.adviser.metrics()
         self.logger.write_summary(
             make_summary(
                 env_id=self.cfg.env.id,
