@@ -17,6 +17,8 @@ class CountingEnv:
     and ends as `ends` says: "terminal", "timeout" (truncated only) or "alternate" (odd seeds time out).
     """
 
+    remember = False
+
     def __init__(
         self, tag: int = 0, length: int = 3, ends: str = "terminal", spread: int = 0, actions: int = 5
     ) -> None:

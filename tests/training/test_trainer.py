@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,8 @@ from tests.counting import CountingEnv
 
 from lore.base.types import Batch, Episode, Latent
 from lore.dreamer.agent import DreamerV3Agent
-from lore.envs import VectorEnv
 from lore.training import trainer
+from lore.training.families import EnvFamily
 
 SUMMARY_KEYS = """
     env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy
@@ -203,25 +204,15 @@ def test_a_run_that_ends_between_evaluations_is_evaluated_at_its_end(tmp_path: P
     assert [step for step, _ in runs.summary(folder)["eval_curve"]] == [40, 50]
 
 
-class Blind:
-    """A SkillMeter for worlds without keys and doors."""
-
-    def __init__(self, envs: object) -> None:
-        self.before = self.after = self.load_state_dict = lambda *_: None
-        self.result = self.state_dict = dict
-
-
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in CountingEnv: 5 to 8 steps an episode, odd seeds time out."""
 
-    def make_vec(env: object, obs: str, n: int, seed: int, split: str, remember: bool) -> VectorEnv:
-        make = [
-            partial(CountingEnv, tag=i, length=5, spread=4, ends="alternate", actions=3) for i in range(n)
-        ]
-        return VectorEnv(make, seed, split=split)
+    def family(*_: object) -> EnvFamily:
+        tags = itertools.count()
+        made = partial(CountingEnv, length=5, spread=4, ends="alternate", actions=3)
+        return EnvFamily(lambda *args, **options: made(tag=next(tags)))
 
-    monkeypatch.setattr(trainer, "make_vec", make_vec)
-    monkeypatch.setattr(trainer, "SkillMeter", Blind)
+    monkeypatch.setattr(trainer, "refuse_what_is_missing", family)
 
 
 def test_rows_stay_aligned_through_wrap_around_and_resume(

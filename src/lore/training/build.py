@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from lore.llm.prior_net import PriorNet
 from lore.llm.providers import build_provider, check_provider, may_cost_money
 from lore.nn.products import BFLOAT16
 from lore.training.acting import Guidance
-from lore.training.families import refuse_what_is_missing
+from lore.training.families import EnvFamily, refuse_what_is_missing
 from lore.training.learning import GuidedLearning
 from lore.training.random_agent import RandomAgent
 
@@ -84,6 +85,21 @@ def check_plugins(cfg: Config) -> None:
 def _check_budget(paid: bool, llm: LLMOptions) -> None:
     if paid and llm.budget_total is None and llm.budget_usd is None:
         raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
+
+
+def build_envs(cfg: Config, family: EnvFamily) -> VectorEnv:
+    """Build the training environments of a run.
+
+    Args:
+        cfg: The options of the run.
+        family: Makes them.
+    """
+    advised = is_advised(cfg)
+    remember = advised or cfg.explore.valid_noise
+    make = partial(family.make, cfg.env, cfg.obs, remember=remember)
+    envs = VectorEnv([make] * cfg.run.envs, cfg.seed, split="train")
+    envs.advisers = [cfg.llm.provider if advised else "none"] * cfg.run.envs
+    return envs
 
 
 def build_advised_gate(cfg: Config) -> Gate | None:

@@ -14,7 +14,6 @@ from lore.base.rng import Streams
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
-from lore.envs.make import make_vec
 from lore.metrics import next_command
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
@@ -76,18 +75,8 @@ class Trainer:
         self.cfg, self.logger, self.stop = cfg, logger, stop or Stop()
         self.progress, self.metrics, rng = Progress(), MetricsAggregator(), Streams(cfg.seed, cfg.device)
         advised = build.is_advised(cfg)
-        remember = advised or cfg.explore.valid_noise
         family = refuse_what_is_missing(cfg.env, advised, cfg.explore.valid_noise)
-        envs = make_vec(
-            cfg.env,
-            cfg.obs,
-            cfg.run.envs,
-            cfg.seed,
-            split="train",
-            remember=remember,
-            make=family.make,
-        )
-        envs.advisers = [cfg.llm.provider if advised else "none"] * cfg.run.envs
+        envs = build.build_envs(cfg, family)
         spec, actions = envs.obs_spec, envs.num_actions
 
         gate = build.build_advised_gate(cfg)
