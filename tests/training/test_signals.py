@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from tests import runs
+from tests.counting import CountingEnv
 
 from lore.envs import VectorEnv
-from lore.training import evaluation
+from lore.training.evaluation import Evaluator
+from lore.training.random_agent import RandomAgent
 from lore.training.signals import NAMES, Stop, Stopped, interrupt_on_signals, stop_on_signals
 from lore.training.trainer import Trainer, train
 
@@ -72,8 +74,7 @@ def stopped_at(folder: Path, owner: Any, name: str, call: int, number: int) -> R
 POINTS = {
     "acting": (VectorEnv, "step", 20, 0),
     "gradient step": ("learner", "update", 30, 0),
-    "evaluation": (evaluation._Game, "step", 120, 4),  # at most the other environments of the step under way
-    "an evaluation begins": (evaluation._Game, "__init__", 10, 1),
+    "evaluation": (Trainer, "_between", 25, 0),
 }
 
 
@@ -109,7 +110,7 @@ def test_an_interrupted_evaluation_is_repeated_with_the_same_numbers(whole: Path
 
     def evaluate(trainer: Trainer) -> None:
         evaluations[0] += 1
-        with Raise(evaluation._Game, "step", 9, signal.SIGTERM):
+        with Raise(Trainer, "_between", 12, signal.SIGTERM):
             real(trainer)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -120,9 +121,32 @@ def test_an_interrupted_evaluation_is_repeated_with_the_same_numbers(whole: Path
         assert train(compose([*runs.TINY, *OPTIONS]), tmp_path / "parts") == "interrupted"
     assert evaluations == [1]
     assert not any("eval/success" in row for row in runs.rows(tmp_path / "parts"))
-    assert runs.state(tmp_path / "parts")["todo"][0] == "evaluate"
+    assert runs.state(tmp_path / "parts")["progress"]["todo"][0] == "evaluate"
     runs.run(tmp_path / "parts", *OPTIONS)
     runs.assert_same_run(whole, tmp_path / "parts")
+
+
+@pytest.mark.parametrize("allowed", range(1, 9))
+def test_a_stop_in_an_evaluation_costs_no_further_step(allowed: int) -> None:
+    """It is asked before each environment is made and reset, and before each step of all of them."""
+    calls = steps = 0
+
+    class Counted(CountingEnv):
+        def step(self, action: int) -> Any:
+            nonlocal steps
+            steps += 1
+            return super().step(action)
+
+    def between(over: int, episodes: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > allowed:
+            raise Stopped
+
+    agent = RandomAgent(len(CountingEnv().action_names), "cpu")
+    with pytest.raises(Stopped):
+        Evaluator(Counted, 3, seed=0).run(agent, 0, between=between)
+    assert calls == allowed + 1 and steps == 3 * max(0, allowed - 6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -102,6 +102,10 @@ class RunLogger:
         self.write_metrics(env_step, {**scores, **(values or {})})
         self._terminal.evaluation(env_step, success, greedy)
 
+    def show_step(self, env_step: int, gradient_steps: int) -> None:
+        """Show how far training is; nothing is written."""
+        self._terminal.step(env_step, gradient_steps)
+
     def show_evaluation(self, over: int, episodes: int) -> None:
         """Show how far an evaluation is; nothing is written.
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
 from lore.envs.adapter import MiniGridAdapter
 from lore.envs.vector import EpisodicEnv
+from lore.metrics.sinks.activity import Activity
 from lore.training.build import build_advised_gate, build_agent
 from lore.training.checkpoint import load_state
 from lore.training.evaluation import Evaluator, score, wilson_interval
@@ -55,7 +57,10 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
         _recording(cfg, recorders) if options.video else lambda: find_family(cfg.env).make(cfg.env, cfg.obs)
     )
     greedy = options.policy == "greedy"
-    episodes = Evaluator(make, options.episodes, options.seed).run(agent, env_step, greedy)
+    evaluator = Evaluator(make, options.episodes, options.seed)
+    with Activity() as activity:
+        show = partial(_show_episodes, activity)
+        episodes = evaluator.run(agent, env_step, greedy, between=show)
     result = score(episodes, set(state["progress"]["layouts"]))
     low, high = wilson_interval(sum(e.success for e in episodes), len(episodes))
     if not sys.stdout.isatty():
@@ -69,7 +74,8 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
         from lore.studies.films import write_films
 
         stem = out / f"{checkpoint}-{options.policy}"
-        films = write_films(agent, recorders, stem, options.video_format, options.seed)
+        with Activity() as activity:
+            films = write_films(agent, recorders, stem, options.video_format, options.seed, activity.show)
         print(f"lore-eval: {len(films)} films in {out}", flush=True)
     line = {
         "env_id": cfg.env.id,
@@ -107,6 +113,10 @@ def as_table(line: dict[str, Any]) -> Table:
     table.add_row("length, mean", f"{line['length']:.1f} steps")
     table.add_row("layouts that training never met", f"{line['unseen_layouts']:.1%}")
     return table
+
+
+def _show_episodes(activity: Activity, over: int, episodes: int) -> None:
+    activity.show(f"evaluating: {over} of {episodes} episodes are over")
 
 
 def _film_folder(options: EvalOptions) -> Path:

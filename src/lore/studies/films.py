@@ -6,7 +6,7 @@ R rows of an episode (its observations, the first one included), V side of the a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,10 +257,27 @@ def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
 
 
 def write_films(
-    agent: DreamerV3Agent, recorders: list[Recorder], stem: Path, ending: str, seed: int
+    agent: DreamerV3Agent,
+    recorders: list[Recorder],
+    stem: Path,
+    ending: str,
+    seed: int,
+    show: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """Two films for each recorded episode: STEM-episode0.ENDING and STEM-imagined0.ENDING, and so on."""
-    paths = []
+    """Write two films for each recorded episode: STEM-episode0.ENDING and STEM-imagined0.ENDING, and so on.
+
+    Args:
+        agent: Whose world model imagines.
+        recorders: With an episode each.
+        stem: Folder, and how the names of the files begin.
+        ending: mp4 or gif.
+        seed: Of what is sampled in imagination.
+        show: Takes a line about the film under way.
+
+    Returns:
+        The files.
+    """
+    paths: list[Path] = []
     for i, recorder in enumerate(recorders):
         episode, spec, names = recorder.recording, recorder.obs_spec, recorder.action_names
         dream = imagine(agent, spec, episode, seed, f"film/{i}")
@@ -269,6 +286,7 @@ def write_films(
             "imagined": imagination_frames(episode, dream, spec, names),
         }
         for kind, frames in films.items():
+            show(f"writing film {len(paths) + 1} of {2 * len(recorders)}")
             paths.append(stem.with_name(f"{stem.name}-{kind}{i}.{ending}"))
             write_film(paths[-1], frames)
     return paths

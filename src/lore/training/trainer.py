@@ -148,6 +148,7 @@ class Trainer:
         if not todo:
             before = self.env_step
             self.act()
+            self.logger.show_step(self.env_step, self.progress.updates)
             todo += self._due(before)
         work = {"learn": self.learn, "log": self.log, "evaluate": self.evaluate, "save": self.save}
         while todo:

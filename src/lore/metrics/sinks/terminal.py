@@ -84,6 +84,12 @@ class Terminal:
             self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
             self._draw()
 
+    def step(self, env_step: int, gradient_steps: int) -> None:
+        """The environments have been stepped."""
+        with self._lock:
+            self.view.tick(self._clock(), env_step, gradient_steps)
+            self._draw()
+
     def episode(self, episode: Episode) -> None:
         """A training episode has ended."""
         with self._lock:
