@@ -9,8 +9,9 @@ from types import ModuleType
 import pytest
 
 from lore.cli import train as cli
-from lore.config.compose import compose, load_stored
+from lore.config.compose import compose
 from lore.config.options import Config
+from lore.config.stored import load_stored
 
 TINY = ["+preset=debug", "env=empty5", "logger=quiet", "llm.cache=null"]
 

@@ -56,6 +56,19 @@ TABLE = [
     ("lore-train -m seed=0,1 run.dir=here", "run.dir", "hydra.sweep.dir=FOLDER"),
     ("lore-train -m seed=0,1 size=99", "size", "tiny"),
     ("lore-train -m agent.batch_size=4,10000", "agent.batch_size", "replay.capacity"),
+    ("lore-train =3", "command line", "KEY=VALUE"),
+    ("lore-train +", "command line", "KEY=VALUE"),
+    ("lore-train doorkey8", "doorkey8", "did you mean env=doorkey8"),
+    ("lore-train debug", "debug", "did you mean +preset=debug"),
+    ("lore-train llm=null", "llm", "llm=NAME"),
+    ("lore-train env=", "env", "env=NAME"),
+    ("lore-train +gate=none", "gate", "without +"),
+    ("lore-train +preset=debug +preset=debug", "preset", "given twice"),
+    ("lore-train llm.prices.input=1", "llm.prices.input", "--config-dir=FOLDER llm=NAME"),
+    ("lore-train llm.prices={input:1}", "llm.prices", "--config-dir=FOLDER llm=NAME"),
+    ("lore-train hydra.searchpath=[x]", "hydra.searchpath", "--config-dir"),
+    ("lore-train hydra/launcher=paralel", "hydra/launcher", "did you mean parallel"),
+    ("lore-train seed=1e99", "seed", "below"),
     ("lore-train --config-name=foo", "--config-name", "+experiment=NAME"),
     ("lore-train --config-path=foo", "--config-path", "--config-dir"),
     ("lore-train -cn foo", "-cn", "+experiment=NAME"),
@@ -126,7 +139,7 @@ def test_a_mistake_names_its_key_and_the_remedy(
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1 and captured.out == "", captured
-    said = re.fullmatch(rf"{command}: (\S+): (.*)", lines[0])
+    said = re.fullmatch(rf"{command}: (command line|\S+): (.*)", lines[0])
     assert said and said[1] == key, lines[0]
     assert remedy in said[2]
     assert not list(main.rglob("*"))

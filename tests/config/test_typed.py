@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lore.base.errors import BadInput
 from lore.base.files import user_path
 from lore.config.command_options import PATHS, EvalOptions, ExportOptions, ImportOptions
-from lore.config.compose import as_overrides, compose, compose_jobs, eval_options, load_stored, plain_options
+from lore.config.compose import as_overrides, compose, compose_jobs, eval_options, plain_options
 from lore.config.fields import accepts, types_of
 from lore.config.options import Config
+from lore.config.stored import load_stored
 from lore.config.typed import as_hydra, whole_number
 
 PARSER = OverridesParser.create()

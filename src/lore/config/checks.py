@@ -118,6 +118,7 @@ SHARES = (
 
 
 SHORTEST = 2  # steps of a replayed sequence
+LARGEST = 2**63  # what a 64-bit whole number can hold ends before it
 
 
 def check(cfg: Config) -> None:
@@ -155,8 +156,9 @@ def _ranges(cfg: Config) -> None:
         _choice(key, attrgetter(key)(cfg), allowed)
     for key, least in AT_LEAST.items():
         value = attrgetter(key)(cfg)
-        if value is not None and not least <= value < math.inf:
-            raise BadInput(key, f"{value} must be at least {least}")
+        if value is not None and not least <= value < LARGEST:
+            rule = f"at least {least}" if not value >= least else f"below {LARGEST}"
+            raise BadInput(key, f"{value} must be {rule}")
     for key in ABOVE_ZERO:
         value = attrgetter(key)(cfg)
         if not 0 < value < math.inf:

@@ -60,6 +60,11 @@ def explain(error: BaseException) -> BadInput:
     absent = re.match(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text)
     if absent:
         return unknown(absent[1].partition("=")[0])
+    twice = re.match(r"Multiple values for (\S+)\.|(\S+) appears more than once", text)
+    if twice:
+        return BadInput(
+            twice[1] or twice[2], "is given twice; give it once, and without + where it is chosen"
+        )
     if re.match(r"Ambiguous value|Sweep parameters", text):
         named = re.search(r"'([^'=]+)=", text)
         return BadInput(named[1] if named else "command line", "several values need -m (a run for each)")
@@ -133,7 +138,10 @@ def _not_read(override: str) -> BadInput:
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     if not equals:
-        return BadInput(name or override, f"has no value; write {key}=VALUE")
+        group = next((group for group, names in group_names().items() if name in names), None)
+        if group is not None:
+            return BadInput(name, f"has no key; did you mean {'+' if group in ADDED else ''}{group}={name}?")
+        return BadInput(name, f"has no value; write {key}=VALUE")
     return BadInput(
         name or override, f"cannot read the value {value!r}; put it in quotes, as in '{key}=\"VALUE\"'"
     )

@@ -21,6 +21,7 @@ from lore.config.options import Config
 FOLDERS = ("run.dir", "hydra.run.dir", "hydra.sweep.dir")  # folders that Hydra makes before a job starts
 _WHOLE = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]{1,2})?)([kKM]?)")
 _FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
+OPTIONAL = ("llm.prices",)  # groups of options that are null by default: OmegaConf cannot fill them from text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 _GRAMMAR = re.compile(
@@ -59,8 +60,15 @@ def as_hydra(arguments: Iterable[str], groups: Iterable[str], *, sweep: bool = F
 def _override(argument: str, hints: dict[str, Any], groups: set[str], sweep: bool) -> str:
     typed, equals, value = argument.partition("=")
     key = typed.lstrip("+~")
+    if not key:
+        raise BadInput("command line", f"{argument!r} names no key; write KEY=VALUE")
+    if key == "hydra.searchpath":
+        raise BadInput(key, "write --config-dir=FOLDER")
     if not equals or typed.startswith("~"):
         return argument
+    if key.rpartition(".")[0] in OPTIONAL or key in OPTIONAL:
+        group = key.partition(".")[0]
+        raise BadInput(key, f"is set in a file, FOLDER/{group}/NAME.yaml: --config-dir=FOLDER {group}=NAME")
     if _CONTROL.search(argument):
         raise BadInput(key, f"{value!r} holds a control character; leave it out")
     if key in FOLDERS:
@@ -74,6 +82,8 @@ def _override(argument: str, hints: dict[str, Any], groups: set[str], sweep: boo
         return f"{typed}={_each(value, sweep, _whole)}"
     if key in groups and "," in value and not sweep:
         raise BadInput(key, "several values need -m (a run for each)")
+    if key in groups and value in ("null", ""):
+        raise BadInput(key, f"names none; write {key}=NAME, or leave it out")
     if accepts(hint, str) or key in groups or key in FOLDERS:
         return f"{typed}={_each(value, sweep, quoted)}"
     return argument
