@@ -50,7 +50,7 @@ def make_summary(
 ) -> dict[str, Any]:
     """All keys of summary.json.
 
-    arm: how the run is advised ("none" without advice). wall_s: seconds of training over all sessions of
+    arm: the arm of a study that the run is, see `arm_name`. wall_s: seconds of training over all sessions of
     the run. eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is its last
     value (None before the first evaluation). eval_success_greedy: greedy policy at the same moment.
 
