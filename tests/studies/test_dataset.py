@@ -11,10 +11,11 @@ from lore.envs.make import make_env
 from lore.envs.vector import episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.prompt import describe, plan_key, write_system
-from lore.llm.providers import ProviderError, Reply, Request, recorded
-from lore.llm.providers.recorded import (
+from lore.llm.providers import ProviderError, Reply, Request
+from lore.llm.providers import recorded_files as recorded
+from lore.llm.providers.recorded import RecordedAnswersProvider
+from lore.llm.providers.recorded_files import (
     Prompt,
-    RecordedAnswersProvider,
     load,
     prompt_id,
     read_prompts,

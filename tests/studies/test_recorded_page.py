@@ -13,8 +13,8 @@ import pytest
 
 from lore.cli.record import main
 from lore.llm.answer import Answer
-from lore.llm.providers import recorded
-from lore.llm.providers.recorded import Header, Prompt, RecordedAnswer, load
+from lore.llm.providers import recorded_files as recorded
+from lore.llm.providers.recorded_files import Header, Prompt, RecordedAnswer, load
 from lore.studies import dataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recorded.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from lore.config.command_options import ExportOptions, ImportOptions, StatsOptio
 from lore.envs.vector import EpisodicEnv
 from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION
-from lore.llm.providers.recorded import (
+from lore.llm.providers.recorded_files import (
     ANSWERS,
     CARD,
     FORMAT,

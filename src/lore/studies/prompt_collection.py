@@ -12,7 +12,7 @@ from lore.envs.vector import EpisodicEnv, episode_seed
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.follower import Follower
 from lore.llm.prompt import GRID_WORDING
-from lore.llm.providers.recorded import Prompt, prompt_id
+from lore.llm.providers.recorded_files import Prompt, prompt_id
 from lore.llm.request import Provider, ProviderError, Request, Wording
 
 MAX_TOKENS = 1024  # offered to the adviser

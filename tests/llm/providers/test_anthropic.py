@@ -22,7 +22,8 @@ from lore.llm.answer import BadAnswer, parse_answer, schema
 from lore.llm.asking.cache import AnswerCache
 from lore.llm.asking.ledger import SweepLedger
 from lore.llm.providers import anthropic
-from lore.llm.providers.anthropic import MAX_BODY, PRICES, AnthropicProvider
+from lore.llm.providers.anthropic import PRICES, AnthropicProvider
+from lore.llm.providers.anthropic_http import MAX_BODY
 from lore.llm.request import FAILURES, ProviderError, Reply, Request
 
 ACTIONS = ("left", "right", "forward", "toggle")

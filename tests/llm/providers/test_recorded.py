@@ -10,12 +10,12 @@ from lore.config.options import LLMOptions
 from lore.llm.answer import ANSWER_VERSION, BadAnswer, parse_answer
 from lore.llm.prompt import PROMPT_VERSION, write_system
 from lore.llm.providers import ProviderError, Request, build_provider
-from lore.llm.providers import recorded as module
-from lore.llm.providers.recorded import (
+from lore.llm.providers import recorded_files as module
+from lore.llm.providers.recorded import RecordedAnswersProvider
+from lore.llm.providers.recorded_files import (
     BadLine,
     Prompt,
     RecordedAnswer,
-    RecordedAnswersProvider,
     load,
     prompt_id,
     read_line,
@@ -163,7 +163,7 @@ def test_an_id_depends_on_everything_that_is_sent(monkeypatch):
 
 
 def test_an_id_is_the_same_in_every_process():
-    code = "from lore.llm.providers.recorded import prompt_id; print(prompt_id('s', 'ü\\n', ('left',)))"
+    code = "from lore.llm.providers.recorded_files import prompt_id; print(prompt_id('s', 'ü\\n', ('left',)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == prompt_id("s", "ü\n", ("left",))
 

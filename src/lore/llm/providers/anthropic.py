@@ -11,32 +11,27 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import anthropic
-import httpx2
 from anthropic.types import Message, TextBlock
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from anthropic.types.messages import MessageBatchErroredResult, MessageBatchSucceededResult
 
 from lore.base.errors import BadInput
-from lore.base.secrets import check_address, keep_secret, mask, mask_values
+from lore.base.secrets import check_address, keep_secret, mask_values
 from lore.config.options import LLMOptions, PriceOptions
-from lore.llm.answer import clean, schema
+from lore.llm.answer import schema
 from lore.llm.asking.deadline import call
+from lore.llm.providers.anthropic_http import http_client, name_failures
 from lore.llm.request import ProviderError, Reply, Request
 
 T = TypeVar("T")
-MAX_BODY = 1 << 20  # bytes of a reply, or of a line of a batch's results; real ones have some thousand
 BATCH_TIMEOUT_S = 600.0  # to send a batch, and to fetch its results
 EXTRA_TOKENS = 1000  # more than a server adds to a prompt; its words about the schema are 50 to 200
 CUT = ("max_tokens", "model_context_window_exceeded")  # stop reasons of an answer without its end
-SURROUNDINGS = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Environment variables that shape an HTTP client, proxies in lower case too."""
-STATUSES = {429: "rate_limited", 529: "overloaded"}
 ERROR_TYPES = {  # of a request in a batch; https://platform.claude.com/docs/en/api/errors
     "invalid_request_error": "http_400",
     "authentication_error": "http_401",
@@ -161,7 +156,7 @@ class AnthropicProvider:
                 base_url=self._base_url,
                 max_retries=0,
                 default_headers={"Accept-Encoding": "identity"},
-                http_client=_http_client(self._base_url),
+                http_client=http_client(self._base_url),
             )
         return self._client
 
@@ -178,7 +173,7 @@ class AnthropicProvider:
         }
 
     def _call(self, fn: Callable[[], T], limit: float) -> T:
-        return call(lambda: _guard(fn), limit)
+        return call(lambda: name_failures(fn), limit)
 
     def _result(self, result: object) -> Reply | ProviderError:
         if isinstance(result, MessageBatchSucceededResult):
@@ -210,94 +205,6 @@ class AnthropicProvider:
         if not text.strip():
             raise ProviderError("empty", "no text in the answer", reply=reply)
         return reply
-
-
-class _Unread(anthropic.AnthropicError):
-    """A body that is not read to its end. args: kind and message of the ProviderError."""
-
-
-class _Bounded(httpx2.SyncByteStream):
-    """A body that fails where it, or a line of it, is larger than MAX_BODY, or where it comes late."""
-
-    def __init__(self, body: httpx2.SyncByteStream, by_line: bool, until: float) -> None:
-        self._body, self._by_line, self._until = body, by_line, until
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for chunk in self._body:
-            newline = chunk.rfind(b"\n") if self._by_line else -1
-            size = size + len(chunk) if newline < 0 else len(chunk) - newline - 1
-            if size > MAX_BODY:
-                raise _Unread("too_large_body", f"more than {MAX_BODY} bytes")
-            if time.monotonic() > self._until:
-                raise _Unread("timeout", "the body came too slowly")
-            yield chunk
-
-    def close(self) -> None:
-        self._body.close()
-
-
-def _bound(response: httpx2.Response) -> None:
-    """Called by the HTTP client between head and body. A compressed body, unasked for, could be a bomb."""
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise _Unread("bad_body", "compressed")
-    seconds = response.request.extensions["timeout"]["read"]
-    by_line = response.request.url.path.endswith("/results")
-    response.stream = _Bounded(response.stream, by_line, time.monotonic() + seconds)  # type: ignore[arg-type]
-
-
-def _guard(fn: Callable[[], T]) -> T:
-    """What fn returns. Raises ProviderError for every failure of the SDK, and keeps nothing of the original:
-    that holds the request, its headers and whatever words the server chose."""
-    try:
-        return fn()
-    except anthropic.APIStatusError as error:
-        failure = _status(error)
-    except (anthropic.APITimeoutError, httpx2.TimeoutException):
-        failure = ProviderError("timeout", "the server is silent")
-    except (anthropic.APIConnectionError, httpx2.TransportError) as error:
-        failure = _connection(error)
-    except _Unread as error:
-        failure = ProviderError(*error.args)
-    except anthropic.AnthropicError:
-        failure = ProviderError("bad_body", "the batch has no results yet")
-    except (ValueError, RecursionError):
-        failure = ProviderError("not_json_body", "the body is not JSON")
-    raise failure
-
-
-def _status(error: anthropic.APIStatusError) -> ProviderError:
-    status = error.status_code
-    kind = STATUSES.get(status, "server_error" if status >= 500 else f"http_{status}")
-    if 300 <= status < 400:
-        kind = "redirected"
-    words = mask(f"{error.type or ''} {error.api_message or ''}")
-    pause = _pause(error.response.headers.get("retry-after", ""))
-    return ProviderError(kind, f"status {status} {clean(words, 200)}".strip(), retry_after_s=pause)
-
-
-def _pause(header: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date. None where it says neither."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-        except (ValueError, OverflowError):
-            return None
-    return seconds if 0 <= seconds < math.inf else None
-
-
-def _connection(error: BaseException) -> ProviderError:
-    chain: list[BaseException] = [error]
-    while inner := chain[-1].__cause__ or next((a for a in chain[-1].args if isinstance(a, Exception)), None):
-        chain.append(inner)
-    cause = type(chain[-1]).__name__  # its words may hold what was sent
-    broken = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
-    if any(isinstance(link, broken) for link in chain):
-        return ProviderError("connection_reset", cause)
-    refused = isinstance(chain[-1], ConnectionRefusedError)
-    return ProviderError("connection_refused" if refused else "connection_failed", cause)
 
 
 def _word(value: object, name: str) -> str:
@@ -351,30 +258,3 @@ def _key(variable: str) -> str:
     """The key that an environment variable holds; empty where it holds none that HTTP can carry."""
     value = os.environ.get(variable, "").strip()
     return value if re.fullmatch(r"[!-~]+", value) else ""
-
-
-def _http_client(base_url: str) -> httpx2.Client:
-    """A client that follows no redirect and asks no other server than that of base_url.
-
-    A redirect would post the prompt, and the key, to wherever a server says.
-    """
-    home = httpx2.URL(base_url)
-
-    def stay(request: httpx2.Request) -> None:
-        if (request.url.scheme, request.url.host, request.url.port) != (home.scheme, home.host, home.port):
-            raise _Unread("redirected", "the server names an address elsewhere")
-
-    try:
-        return anthropic.DefaultHttpxClient(
-            follow_redirects=False, event_hooks={"request": [stay], "response": [_bound]}
-        )
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        httpx2.InvalidURL,
-    ) as error:  # their words may hold a proxy's password
-        named = [name for name in SURROUNDINGS if os.environ.get(name) or os.environ.get(name.lower())]
-        raise ProviderError(
-            "no_client", f"{type(error).__name__}; look at {', '.join(named) or 'the certificates'}"
-        ) from None
