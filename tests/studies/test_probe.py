@@ -15,7 +15,7 @@ from lore.llm.plans.language import parse
 from lore.llm.prompt import describe, write_system
 from lore.llm.providers import PROVIDERS, ProviderError, Reply, build_provider
 from lore.studies import probe, probe_report
-from lore.studies.labelled_situations import PATIENCE, TooFew, collect, rule, subgoal_of
+from lore.studies.labelled_situations import PATIENCE, TooFew, apply_rule, collect, find_subgoal
 from lore.studies.probe import ProbeOptions, probe_adviser
 from lore.studies.probe_report import Row, brier, ece, figure, interval, measure, yardsticks
 from lore.studies.probe_table import print_table
@@ -68,7 +68,7 @@ def test_labels_are_right(env_id):
     """The labelled plan, carried out alone, begins optimally, leads to the labelled subgoal, and succeeds."""
     for situation in situations_of(env_id):
         plan, env, executor = parse(situation.plan), copy.deepcopy(situation.env), Executor()
-        assert subgoal_of(plan, situation) == situation.subgoal
+        assert find_subgoal(plan, situation) == situation.subgoal
         executor.start(plan, tuple(env.action_names))
         over, info = False, {"raw_reward": 0}
         while not over and (probs := executor.advance(env.state).probs):
@@ -108,13 +108,13 @@ def test_a_task_with_few_situations_says_so():
 
 def test_a_plan_that_leads_nowhere_has_no_subgoal():
     situation = next(s for s in situations_of(DOORKEY) if s.subgoal == "key")
-    assert subgoal_of(parse("left; right; left"), situation) is None
-    assert subgoal_of(parse("pickup(key); goto(goal)"), situation) == "key"
+    assert find_subgoal(parse("left; right; left"), situation) is None
+    assert find_subgoal(parse("pickup(key); goto(goal)"), situation) == "key"
 
 
 def test_the_rule_is_a_yardstick_worth_having():
     found = situations_of(DOORKEY, 30)
-    kinds, actions = zip(*(rule(s.state) for s in found), strict=True)
+    kinds, actions = zip(*(apply_rule(s.state) for s in found), strict=True)
     assert sum(k == s.subgoal for k, s in zip(kinds, found, strict=True)) >= 25
     assert sum(a in s.optimal for a, s in zip(actions, found, strict=True)) >= 22
 

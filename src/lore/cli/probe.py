@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lore.base.files import as_file_name
 from lore.cli.arguments import read, split_options, swept_values
 from lore.cli.guard import guard
 from lore.cli.help import page
@@ -51,7 +50,7 @@ def _probe(arguments: list[str]) -> None:
         out = own.out
         label = " ".join(a for a, of in zip(one, choices, strict=True) if len(of) > 1) or cfg.llm.provider
         if len(jobs) > 1 and out is not None:
-            own = dataclasses.replace(own, out=str(Path(out) / as_file_name(label)))
+            own = dataclasses.replace(own, out=str(Path(out) / label.replace(" ", "_").replace("/", "_")))
         results[label.removeprefix("llm=")] = probe_adviser(own, cfg.env, cfg.llm, materials)
     if len(jobs) > 1:
         if out is not None:

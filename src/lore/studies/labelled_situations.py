@@ -77,7 +77,7 @@ def collect(
     keys = set(avoid)
     episode = barren = 0
     while len(found) < count:
-        new = _one(env, seed_of(seed, f"{name}/{episode}"), keys)
+        new = _play_episode(env, seed_of(seed, f"{name}/{episode}"), keys)
         episode, barren = episode + 1, 0 if new else barren + 1
         if new:
             found.append(new)
@@ -87,7 +87,7 @@ def collect(
     return found
 
 
-def touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
+def watch_touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
     """What is done with things on the way that `choose` takes; ends with the episode. `env` is used up."""
     for _ in range(WALK):
         action = choose(env)
@@ -109,7 +109,7 @@ def touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
             return
 
 
-def subgoal_of(plan: Program, situation: Situation) -> str | None:
+def find_subgoal(plan: Program, situation: Situation) -> str | None:
     """Where a plan leads first, in the sense of `Situation.subgoal`; None where it comes to nothing."""
     env, executor = copy.deepcopy(situation.env), Executor()
     executor.start(plan, tuple(env.action_names))
@@ -118,34 +118,27 @@ def subgoal_of(plan: Program, situation: Situation) -> str | None:
         probs = executor.advance(now.state).probs
         return max(sorted(probs), key=probs.__getitem__) if probs else None
 
-    touch = next(touches(env, choose), None)
+    touch = next(watch_touches(env, choose), None)
     return None if touch is None else _subgoal(touch, situation.state)
 
 
-def first_shares(plan: Program, situation: Situation) -> dict[str, float]:
-    """The actions with which a plan begins here, and their shares; empty where it cannot."""
-    executor = Executor()
-    executor.start(plan, tuple(situation.env.action_names))
-    return executor.advance(situation.state).probs or {}
-
-
-def action_hit(shares: Mapping[str, float], situation: Situation) -> float:
+def score_actions(shares: Mapping[str, float], situation: Situation) -> float:
     """Share of the advised actions, those with most weight, that are optimal; 0 without any."""
     best = [name for name, share in shares.items() if share == max(shares.values())]
     return sum(name in situation.optimal for name in best) / len(best) if best else 0.0
 
 
-def rule(state: GridState) -> tuple[str, str]:
+def apply_rule(state: GridState) -> tuple[str, str]:
     """(subgoal, action) by the plainest rule that reads the same words: a yardstick, not an adviser."""
-    hand, doors = state.carrying, _seen(state, "door")
+    hand, doors = state.carrying, _cells_of(state, "door")
     shut = [cell for cell in doors if state.cells[cell].state != "open"]
-    targets = _seen(state, "goal") or [
+    targets = _cells_of(state, "goal") or [
         cell
         for kind in ("box", "ball", "key")
-        for cell in _seen(state, kind)
+        for cell in _cells_of(state, kind)
         if f"{state.cells[cell].color} {kind}" in state.mission
     ]
-    keys = _seen(state, "key") if hand is None and len(shut) == len(doors) else []
+    keys = _cells_of(state, "key") if hand is None and len(shut) == len(doors) else []
     cells = (shut if hand else []) or keys or targets or (shut if not doors or hand is None else [])
     if not cells:
         return EXPLORE, "forward" if state.thing_at(state.ahead).walkable else "right"
@@ -161,7 +154,7 @@ def rule(state: GridState) -> tuple[str, str]:
     return kind, "forward" if forward else "right" if right > 0 else "left"
 
 
-def _one(env: MiniGridAdapter, stream: int, keys: set[str]) -> Situation | None:
+def _play_episode(env: MiniGridAdapter, stream: int, keys: set[str]) -> Situation | None:
     """Play an episode; one of its new situations, each as likely as the others."""
     rng = np.random.default_rng(stream)
     seed, share = int(rng.integers(1 << 31)), rng.uniform(SHORTEST, LONGEST)
@@ -182,13 +175,13 @@ def _one(env: MiniGridAdapter, stream: int, keys: set[str]) -> Situation | None:
         _, _, terminated, truncated, _ = env.step(env.action_names.index(actions[-1]))
         if terminated or truncated:
             break
-    return _labelled(seed, *chosen) if chosen else None
+    return _label(seed, *chosen) if chosen else None
 
 
-def _labelled(
+def _label(
     seed: int, env: MiniGridAdapter, actions: tuple[str, ...], optimal: frozenset[str]
 ) -> Situation | None:
-    done = list(touches(copy.deepcopy(env), _best))
+    done = list(watch_touches(copy.deepcopy(env), _best))
     if not done:
         return None
     plan = "; ".join(f"{touch.word}({_name(touch.thing, env.state.mission)})" for touch in done)
@@ -210,5 +203,5 @@ def _name(thing: Thing, mission: str) -> str:
     return " ".join(word for word in (color, thing.state, thing.kind) if word)
 
 
-def _seen(state: GridState, kind: str) -> list[Cell]:
+def _cells_of(state: GridState, kind: str) -> list[Cell]:
     return [cell for cell, thing in state.cells.items() if thing.kind == kind]

@@ -23,11 +23,12 @@ from lore.config.command_options import ProbeOptions
 from lore.config.options import EnvOptions
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
+from lore.llm.plans.executor import find_first_moves
 from lore.llm.prompt import GRID_WORDING, describe
 from lore.llm.providers import Named, Provider, ProviderError, Request, build_provider
 from lore.llm.providers.local import CUES
 from lore.llm.request import Wording
-from lore.studies.labelled_situations import Situation, TooFew, action_hit, collect, first_shares, subgoal_of
+from lore.studies.labelled_situations import Situation, TooFew, collect, find_subgoal, score_actions
 from lore.studies.probe_report import Row, figure, measure, require_matplotlib, yardsticks
 from lore.studies.probe_table import print_table
 
@@ -196,10 +197,10 @@ def _judge(answer: Answer, situation: Situation, row: Row) -> None:
     shares = dict(zip(situation.env.action_names, answer.weights or (), strict=False))
     row.confidence = answer.confidence
     if answer.plan is not None:
-        shares = first_shares(answer.plan, situation)
+        shares = find_first_moves(answer.plan, situation.state, tuple(situation.env.action_names))
         row.executable = bool(shares)
-        row.subgoal = float(subgoal_of(answer.plan, situation) == situation.subgoal)
-    row.action = action_hit(shares, situation)
+        row.subgoal = float(find_subgoal(answer.plan, situation) == situation.subgoal)
+    row.action = score_actions(shares, situation)
 
 
 def _costs(rows: Sequence[Row]) -> dict[str, Any]:

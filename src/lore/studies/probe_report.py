@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lore.base.errors import BadInput
+from lore.llm.plans.executor import find_first_moves
 from lore.llm.plans.language import parse
-from lore.studies.labelled_situations import Situation, action_hit, first_shares, rule, subgoal_of
+from lore.studies.labelled_situations import Situation, apply_rule, find_subgoal, score_actions
 
 RESAMPLES = 2000
 BINS = 10  # of the expected calibration error
@@ -48,20 +49,22 @@ def yardsticks(situations: Sequence[Situation]) -> dict[str, dict[str, list[floa
 
     chance: guessing. majority: the answer that is right most often. one_plan: the plan, of those that are
     right somewhere here, that does best when it is given everywhere: the executor looks at the world, so one
-    plan can be right in every situation of a task. rule: `situations.rule`.
+    plan can be right in every situation of a task. rule: `labelled_situations.apply_rule`.
     """
     names = situations[0].env.action_names
-    rules = [rule(situation.state) for situation in situations]
+    rules = [apply_rule(situation.state) for situation in situations]
     goals = Counter(situation.subgoal for situation in situations)
     hits = Counter(name for situation in situations for name in situation.optimal)
     best, goal = hits.most_common(1)[0][0], goals.most_common(1)[0][0]
     plans = [parse(text) for text in sorted({situation.plan for situation in situations})]
-    led = {plan: [float(subgoal_of(plan, s) == s.subgoal) for s in situations] for plan in plans}
+    led = {plan: [float(find_subgoal(plan, s) == s.subgoal) for s in situations] for plan in plans}
     one = max(plans, key=lambda plan: sum(led[plan]))
     action = {
         "chance": [len(s.optimal) / len(names) for s in situations],
         "majority": [float(best in s.optimal) for s in situations],
-        "one_plan": [action_hit(first_shares(one, s), s) for s in situations],
+        "one_plan": [
+            score_actions(find_first_moves(one, s.state, tuple(s.env.action_names)), s) for s in situations
+        ],
         "rule": [float(act in s.optimal) for s, (_, act) in zip(situations, rules, strict=True)],
     }
     subgoal = {

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,10 +23,15 @@ def print_table(results: Results, piped: bool = True) -> None:
         piped: Whether there is a table, in Markdown, where the output is no terminal.
     """
     if sys.stdout.isatty():
-        table = Table(*HEAD, title="accuracy with its 95 % interval", title_justify="left")
-        for row in list_rows(results):
-            table.add_row(*row, style="dim" if not row[2] else None)
-        Console().print(table)
+        for env_id in dict.fromkeys(result["env_id"] for result in results.values()):
+            title = f"{env_id}: accuracy with its 95 % interval"
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+            for name in (HEAD[0], *HEAD[2:]):
+                table.add_column(name, no_wrap=name in ("action", "subgoal"))
+            for name, task, *cells in list_rows(results):
+                if task == env_id:
+                    table.add_row(name, *cells, style=None if cells[0] else "dim")
+            Console().print(table)
     elif piped:
         print(as_markdown(results), flush=True)
 

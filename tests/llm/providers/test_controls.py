@@ -8,7 +8,7 @@ from lore.config.options import LLMOptions
 from lore.llm.answer import BadAnswer, parse_answer
 from lore.llm.prompt import plan_key, policy_key
 from lore.llm.providers import build_provider
-from lore.llm.providers.controls import elsewhere
+from lore.llm.providers.controls import move_elsewhere
 from lore.llm.request import Request
 
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -85,9 +85,9 @@ def test_shuffled_advice_is_right_for_another_place():
     said = []
     for step in range(30):  # situations that differ only in a far thing, so that each is sent elsewhere
         state = replace(STATE, cells=CELLS | {(step % 5, -3 + step // 10): Thing("ball", "red")})
-        there = elsewhere(state)
+        there = move_elsewhere(state)
         assert there.cells == state.cells and there.mission == state.mission
-        assert there == elsewhere(state)
+        assert there == move_elsewhere(state)
         said.append(weights(control("shuffled").ask(request_of(state))))
     assert all(sum(one.values()) == pytest.approx(1) for one in said)
     assert 0.1 < sum(one["forward"] for one in said) / len(said) < 0.6

@@ -164,6 +164,22 @@ class Executor:
         self._line = place
 
 
+def find_first_moves(program: Program, state: GridState, actions: tuple[str, ...]) -> dict[str, float]:
+    """Return the actions with which a program begins in a state.
+
+    Args:
+        program: The plan.
+        state: What the agent knows.
+        actions: Names of the task's actions.
+
+    Returns:
+        Action -> share; empty where the plan cannot begin, or has nothing to do.
+    """
+    executor = Executor()
+    executor.start(program, actions)
+    return executor.advance(state).probs or {}
+
+
 @dataclass(frozen=True)
 class _Do:
     step: Step | ExploreStep

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lore.base.types import GridState
+from lore.llm.plans.executor import find_first_moves
+from lore.llm.plans.language import parse
 from lore.llm.prompt import policy_key
 from lore.llm.providers.scripted import (
     IDLE,
     draw,
-    first_moves,
     no_advice,
     reply,
     reply_weights,
@@ -71,22 +72,30 @@ def _best(request: Request) -> Reply:
 
 
 def shuffled(options: object) -> Provider:
-    """Right answers, wrong states: the first actions of the right plan, were the agent somewhere else.
+    """Right answers to wrong states: this adviser answers as if the agent stood in another place of its map.
 
-    Where it is thought to be follows from the present situation alone, not from what was asked before: so a
-    resumed run hears the same, and answers can be stored. Weights, not the plan: of a plan most is right
-    anywhere, in some tasks all of it.
+    The answer is the right plan's first actions from that other place, as weights. It is not the plan itself,
+    because a plan is mostly right wherever the agent stands. The other place follows from the present
+    situation alone. So a resumed run gets the same answers, and answers can be stored.
     """
-    return Control("shuffled", _misplaced)
+    return Control("shuffled", _advise_from_elsewhere)
 
 
-def _misplaced(request: Request) -> Reply:
-    state = elsewhere(request.state)
-    return reply_weights(first_moves(right_plan(state), state, request.actions), request.actions)
+def _advise_from_elsewhere(request: Request) -> Reply:
+    state = move_elsewhere(request.state)
+    return reply_weights(find_first_moves(parse(right_plan(state)), state, request.actions), request.actions)
 
 
-def elsewhere(state: GridState) -> GridState:
-    """The same map, but the agent on any of its empty cells, facing anywhere."""
+def move_elsewhere(state: GridState) -> GridState:
+    """Return the same map with the agent in another pose.
+
+    Args:
+        state: What the agent knows.
+
+    Returns:
+        The state in which it stands on one of the empty cells that it knows, and faces any way. The same
+        situation always leads to the same pose.
+    """
     empty = sorted(cell for cell, thing in state.cells.items() if thing.kind == "empty")
     poses = [(cell, direction) for cell in empty or [state.position] for direction in range(4)]
     position, direction = poses[draw(policy_key(state)) % len(poses)]

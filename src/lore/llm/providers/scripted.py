@@ -14,7 +14,7 @@ from hashlib import blake2b
 from lore.base.errors import BadInput
 from lore.base.types import PORTABLE, GridState
 from lore.config.options import LLMOptions
-from lore.llm.plans.executor import Executor
+from lore.llm.plans.executor import find_first_moves
 from lore.llm.plans.language import COLORS, parse
 from lore.llm.request import Reply, Request
 
@@ -71,7 +71,7 @@ class ScriptedProvider:
             return reply("explore")
         if o.failure == "independent":
             return reply(_away(request.state, chance))
-        moves = first_moves(plan, request.state, request.actions)
+        moves = find_first_moves(parse(plan), request.state, request.actions)
         swap = {"left": "right", "right": "left"}
         return reply_weights({swap.get(move, move): share for move, share in moves.items()}, request.actions)
 
@@ -92,13 +92,6 @@ def reply_weights(
 def no_advice() -> Reply:
     """An answer without advice."""
     return _sent({"why": "", "plan": None, "policy": None, "confidence": 0.0})
-
-
-def first_moves(plan: str, state: GridState, actions: tuple[str, ...]) -> dict[str, float]:
-    """Shares of the actions with which a plan begins here; empty where it cannot."""
-    executor = Executor()
-    executor.start(parse(plan), actions)
-    return executor.advance(state).probs or {}
 
 
 def right_plan(state: GridState) -> str:
