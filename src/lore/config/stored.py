@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,18 @@ def _options(node: DictConfig, run_dir: Path, device: str | None) -> Config:
     node.run.dir = str(run_dir)
     if device is not None:
         node.device = device
-    return to_options(node)
+    with _naming(run_dir / NAME):
+        return to_options(node)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Add the file to what is refused in it."""
+    try:
+        yield
+    except BadInput as error:
+        what = str(error).removeprefix(f"{error.key}: ")
+        raise BadInput(error.key, f"{what} (stored in {path})") from error
 
 
 def _read(run_dir: Path) -> DictConfig:
@@ -82,9 +94,8 @@ def _read(run_dir: Path) -> DictConfig:
     try:
         text = read_text(path, LARGEST)
         _check_syntax(text)
-        stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text))) if text.strip() else None
-        if not isinstance(stored, dict):
-            raise Unreadable(f"{path}: is empty" if stored is None else f"{path}: is no mapping")
+        stored = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        assert isinstance(stored, dict)
     except (Unreadable, yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         why = " ".join(str(error).split())
         why = why if isinstance(error, Unreadable) else f"cannot read {path}: {why}"
@@ -93,13 +104,17 @@ def _read(run_dir: Path) -> DictConfig:
     for key, value in _texts(stored):
         if "${" in value:
             raise BadInput(key, f"{value!r} in {path}: a stored config holds plain values; write the value")
-    return _merge(OmegaConf.structured(Config), stored)
+    with _naming(path):
+        return _merge(OmegaConf.structured(Config), stored)
 
 
 def _check_syntax(text: str) -> None:
-    """Raise yaml.YAMLError where a file has what none of ours has."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    """Raise yaml.YAMLError where a file is no mapping, or has what none of ours has."""
+    depth, events = 0, yaml.parse(text, Loader=yaml.SafeLoader)
+    root = next((event for event in events if isinstance(event, yaml.NodeEvent | yaml.StreamEndEvent)), None)
+    if not isinstance(root, yaml.MappingStartEvent):
+        raise yaml.YAMLError("it holds no mapping from keys to values")
+    for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply")
