@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lore.nn import fused, products
+from lore.nn import fused, likelihood, products
 from lore.nn.distributions import one_hot, symexp_bins
 
 KERNELS = [("kernels", torch.float32), ("kernels", torch.bfloat16)]
@@ -445,12 +445,12 @@ def test_sample_back_is_the_gradient_through_the_probabilities(dtype, rows, k, m
 @pytest.mark.parametrize("rows,k", list(itertools.product(ROWS, CLASSES)))
 def test_log_sum_is_the_normaliser_and_the_mean(dtype, rows, k):
     logits = randn(rows, 2, k, seed=1).mul(3).to(dtype)
-    norm, mean = fused.log_sum(logits)
+    norm, mean = likelihood.log_sum(logits)
     close(norm, logits.double().logsumexp(-1), wide(dtype))
     assert mean is None
     if k % 2:
         bins = antisymmetric(k)
-        norm, mean = fused.log_sum(logits, bins)
+        norm, mean = likelihood.log_sum(logits, bins)
         close(norm, logits.double().logsumexp(-1), wide(dtype))
         close(mean, logits.double().softmax(-1) @ bins.double(), wide(dtype), atol=2e-6)
 
@@ -458,7 +458,7 @@ def test_log_sum_is_the_normaliser_and_the_mean(dtype, rows, k):
 @on(PATHS)
 def test_log_sum_takes_strided_logits(dtype):
     logits = randn(9, 7, 4, dtype=dtype).transpose(1, 2)[::2]
-    norm, mean = fused.log_sum(logits, antisymmetric(7))
+    norm, mean = likelihood.log_sum(logits, antisymmetric(7))
     close(norm, logits.double().logsumexp(-1), wide(dtype))
     close(mean, logits.double().softmax(-1) @ antisymmetric(7).double(), wide(dtype))
 
@@ -466,7 +466,7 @@ def test_log_sum_takes_strided_logits(dtype):
 @on(PATHS)
 @pytest.mark.parametrize("value", [0.0, 1.7, -300.0, 1e4, -1e4])
 def test_equal_logits_have_a_mean_of_exactly_zero(dtype, value):
-    _, mean = fused.log_sum(torch.full((130, 255), value, dtype=dtype), symexp_bins(255))
+    _, mean = likelihood.log_sum(torch.full((130, 255), value, dtype=dtype), symexp_bins(255))
     assert (mean == 0).all()
 
 
@@ -475,7 +475,7 @@ def test_equal_logits_have_a_mean_of_exactly_zero(dtype, value):
 def test_symmetric_logits_have_a_mean_of_exactly_zero(dtype, k):
     half = randn(130, k // 2, dtype=dtype)
     logits = torch.cat([half, randn(130, 1, dtype=dtype, seed=1), half.flip(1)], 1)
-    _, mean = fused.log_sum(logits, symexp_bins(k))
+    _, mean = likelihood.log_sum(logits, symexp_bins(k))
     assert (mean == 0).all()
 
 
@@ -487,9 +487,9 @@ def test_log_sum_of_huge_and_missing_logits_is_finite(dtype, k):
     logits = logits.to(dtype)
     want = logits.double().logsumexp(-1)
     assert want.isfinite().all()
-    close(fused.log_sum(logits)[0], want, wide(dtype))
+    close(likelihood.log_sum(logits)[0], want, wide(dtype))
     if k % 2:
-        norm, mean = fused.log_sum(logits, antisymmetric(k))
+        norm, mean = likelihood.log_sum(logits, antisymmetric(k))
         close(norm, want, wide(dtype))
         close(mean, logits.double().softmax(-1) @ antisymmetric(k).double(), wide(dtype), atol=3e-3)
 
@@ -504,7 +504,7 @@ def test_cross_entropy_and_its_gradient(dtype, shape, m, weighted):
     weight = torch.rand(*lead, m, generator=rng(2)).to(wide(dtype)) if weighted else None
     (exact,) = doubles(logits)
     want = plain_cross_entropy(exact, index, weight)
-    got = fused.cross_entropy(logits, fused.log_sum(logits.detach())[0], index, weight)
+    got = likelihood.cross_entropy(logits, likelihood.log_sum(logits.detach())[0], index, weight)
     close(got, want, wide(dtype), atol=1e-5)
     grad = randn(*lead, dtype=wide(dtype), seed=3)
     (want_grad,) = torch.autograd.grad(want, exact, grad.double(), retain_graph=True)
@@ -527,7 +527,7 @@ def test_cross_entropy_takes_strided_inputs(dtype, strided):
     logits.requires_grad_()
     (exact,) = doubles(logits)
     (want,) = torch.autograd.grad(plain_cross_entropy(exact, index, weight), exact, grad.double())
-    loss = fused.cross_entropy(logits, fused.log_sum(logits.detach())[0], index, weight)
+    loss = likelihood.cross_entropy(logits, likelihood.log_sum(logits.detach())[0], index, weight)
     close(torch.autograd.grad(loss, logits, grad)[0], want, dtype)
 
 
@@ -675,7 +675,7 @@ def test_log_sum_of_nan_is_nan_in_its_row_only(dtype, k, where):
     logits = randn(70, k, dtype=dtype)
     logits[66, where] = NAN
     for bins in (None, antisymmetric(k)) if k % 2 else (None,):
-        for out in fused.log_sum(logits, bins):
+        for out in likelihood.log_sum(logits, bins):
             assert out is None or torch.equal(out.isnan(), torch.arange(70) == 66)
 
 
@@ -687,7 +687,9 @@ def test_gradients_of_nan_are_nan(dtype):
     assert torch.equal(gz.isnan().any(1), torch.arange(5) == 2)
     assert torch.equal(gscale.isnan(), torch.arange(8) == 3)
     (logits,) = leaves(randn(5, 8, dtype=dtype))
-    loss = fused.cross_entropy(logits, fused.log_sum(logits.detach())[0], torch.zeros(5, 1, dtype=torch.long))
+    loss = likelihood.cross_entropy(
+        logits, likelihood.log_sum(logits.detach())[0], torch.zeros(5, 1, dtype=torch.long)
+    )
     (g,) = torch.autograd.grad(loss, logits, torch.tensor([0.0, 1.0, NAN, 1.0, 1.0], dtype=loss.dtype))
     assert torch.equal(g.isnan().all(1), torch.arange(5) == 2) and g.isnan().sum() == 8
 
@@ -800,7 +802,7 @@ def test_a_mirrored_output_layer_learns_the_mirror_image_bit_for_bit(dtype):
 
     def learnt(weight, bias, index):
         weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-        fused.cross_entropy(products.linear(x, weight, bias), norm, index, share).sum().backward()
+        likelihood.cross_entropy(products.linear(x, weight, bias), norm, index, share).sum().backward()
         grad = torch.cat([weight.grad.flatten(), bias.grad])
         master = torch.cat([weight.detach().flatten(), bias.detach()]).float()
         out = master if dtype == torch.float32 else master.to(dtype)
@@ -821,7 +823,7 @@ def test_soft_cross_entropy(dtype, shared):
     logits = (3 * randn(3, 7, 5, 4)).to(dtype).requires_grad_()
     target = randn(*([7, 5, 4] if shared else [3, 7, 5, 4]), seed=1).softmax(-1)
     weight = randn(3, 7, seed=2)
-    loss = fused.soft_cross_entropy(logits, target)
+    loss = likelihood.soft_cross_entropy(logits, target)
     (grad,) = torch.autograd.grad((loss * weight).sum(), logits)
     exact = logits.detach().double().requires_grad_()
     want = -(target * exact.log_softmax(-1)).sum((-2, -1))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lore.base.rng import generator
 from lore.base.types import Batch
 from lore.config.options import SizeOptions
-from lore.nn import fused
+from lore.nn import likelihood
 from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
 from lore.nn.ensemble import MemberMLP, bootstrap_mask
 
@@ -61,7 +61,7 @@ class DisagreementEnsemble(nn.Module):
         """feat (B, T, F), posterior probs (B, T, S, K') -> cross-entropy (B, T-1); none across episodes."""
         target = probs[:, 1:].detach()
         logits = self._logits(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
-        loss = fused.soft_cross_entropy(logits.unflatten(1, target.shape[:2]), target)  # (K, B, T-1)
+        loss = likelihood.soft_cross_entropy(logits.unflatten(1, target.shape[:2]), target)  # (K, B, T-1)
         loss = loss * bootstrap_mask(batch.index[:, :-1], self.members)
         return (~batch.is_first[:, 1:]).float() * loss.mean(0)
 

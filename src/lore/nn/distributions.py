@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lore.nn import fused
+from lore.nn import likelihood
 
 FEW_CLASSES = 16  # below this, softmax over the innermost axis is several times slower than over the first
 
@@ -52,7 +52,7 @@ class TwoHot:
 
     def __init__(self, logits: Tensor, bins: Tensor):
         self.logits, self.bins = logits, bins
-        self.log_norm, self.mean = fused.log_sum(logits.detach(), bins)
+        self.log_norm, self.mean = likelihood.log_sum(logits.detach(), bins)
 
     def loss(self, *targets: Tensor, weights: tuple[float, ...] | None = None) -> Tensor:
         """Sum over targets of weight * cross-entropy from two_hot(target).
@@ -71,7 +71,7 @@ class TwoHot:
             shares += [weight * (1.0 - upper), weight * upper]
         shape = (*self.log_norm.shape, len(indices))
         index, share = (torch.stack(x, -1).expand(shape) for x in (indices, shares))
-        return fused.cross_entropy(self.logits, self.log_norm, index, share)
+        return likelihood.cross_entropy(self.logits, self.log_norm, index, share)
 
 
 def unimix_probs(logits: Tensor, mix: float) -> Tensor:
@@ -97,5 +97,5 @@ def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
 
 def class_loss(logits: Tensor, index: Tensor) -> Tensor:
     """Cross-entropy to class indices: logits (..., K), index (...) -> (...), float32."""
-    log_norm, _ = fused.log_sum(logits.detach())
-    return fused.cross_entropy(logits, log_norm, index.long().unsqueeze(-1))
+    log_norm, _ = likelihood.log_sum(logits.detach())
+    return likelihood.cross_entropy(logits, log_norm, index.long().unsqueeze(-1))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ctypes import CDLL, c_void_p
 from functools import cache
-from typing import Any, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,8 @@ def needs_grad(*inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Arithmetic is float32, or float64 where the input is."""
+def wide(x: Tensor) -> Tensor:
+    """x in the type of arithmetic. Arithmetic is float32, or float64 where the input is."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -119,8 +119,8 @@ def norm_silu_forward(z: Tensor, scale: Tensor, out: Tensor | None = None) -> tu
     """
     kernel = native_kernel("norm_silu", z)
     if kernel is None:
-        r = _wide(z).square().mean(-1).add_(NORM_EPS).rsqrt_()
-        y = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
+        r = wide(z).square().mean(-1).add_(NORM_EPS).rsqrt_()
+        y = F.silu(wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
         return (y if out is None else out.copy_(y)), r
     z = z.contiguous()
     y = torch.empty(z.shape, dtype=z.dtype) if out is None else out
@@ -145,8 +145,8 @@ def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[T
     kernel = native_kernel("norm_silu_back", z)
     units = z.shape[-1]
     if kernel is None:
-        n = _wide(z) * r.unsqueeze(-1)
-        grad_a = torch.ops.aten.silu_backward(_wide(grad), n * scale)
+        n = wide(z) * r.unsqueeze(-1)
+        grad_a = torch.ops.aten.silu_backward(wide(grad), n * scale)
         grad_n = grad_a * scale
         gz = (grad_n - n * (grad_n * n).mean(-1, keepdim=True)) * r.unsqueeze(-1)
         return gz.to(z.dtype), (grad_a * n).reshape(-1, units).sum(0)
@@ -182,8 +182,8 @@ def core_hidden(
         z = shared + own.transpose(0, 1).reshape(n, g * o)
         if table is not None:
             z = z + table[action]
-        r = _wide(z).square().mean(-1).add(NORM_EPS).rsqrt()
-        hidden = F.silu(_wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
+        r = wide(z).square().mean(-1).add(NORM_EPS).rsqrt()
+        hidden = F.silu(wide(z) * r.unsqueeze(-1) * scale).to(z.dtype)
         return hidden.unflatten(-1, (g, o)).transpose(0, 1), None if table is not None else z, r
     kept = shared.new_empty(n, g * o) if table is None else None
     hidden, r = own.new_empty(g, n, o), torch.empty(n)
@@ -211,11 +211,11 @@ def gru(gates: Tensor, bias: Tensor, deter: Tensor, out: Tensor | None = None, k
     o = gate // 3
     kernel = None if needs_grad(gates, bias, deter) else native_kernel("gru", gates)
     if kernel is None:
-        reset, inner, update = (_wide(gates) + _wide(bias).view(g, 1, gate)).chunk(3, -1)
+        reset, inner, update = (wide(gates) + wide(bias).view(g, 1, gate)).chunk(3, -1)
         reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
         candidate = torch.tanh(reset * inner)
         old = deter.unflatten(-1, (g, o)).transpose(0, 1)
-        new = torch.lerp(_wide(old), candidate, update).to(deter.dtype).transpose(0, 1).flatten(1)
+        new = torch.lerp(wide(old), candidate, update).to(deter.dtype).transpose(0, 1).flatten(1)
         if keep:
             gates.copy_(torch.cat([reset, inner, update], -1))
         return new if out is None else out.copy_(new)
@@ -274,7 +274,7 @@ def sample(
     kernel = native_kernel("sample", logits)
     index = torch.empty(n, s, dtype=torch.uint8, device=logits.device)
     if kernel is None:
-        p = (1.0 - mix) * _wide(logits).movedim(-1, 0).contiguous().softmax(0) + mix / k  # (K, N, S)
+        p = (1.0 - mix) * wide(logits).movedim(-1, 0).contiguous().softmax(0) + mix / k  # (K, N, S)
         edges = p[:-1].cumsum(0)
         last = k - 1 - (p.flip(0) > 0).int().argmax(0)  # the sum of the others may round to less than one
         index.copy_(torch.minimum((uniform >= edges).sum(0), last))
@@ -312,109 +312,6 @@ def sample_back(grads: list[Tensor], probs: Tensor, mix: float) -> Tensor:
     return out
 
 
-@overload
-def log_sum(logits: Tensor) -> tuple[Tensor, None]: ...
-@overload
-def log_sum(logits: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]: ...
-def log_sum(logits: Tensor, bins: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Log of the sum of exponentials and, given bins, their mean under the softmax.
-
-    For an odd K, bins of opposite sign are paired before they are summed, so that equal logits give exactly
-    zero.
-
-    Args:
-        logits: (..., K).
-        bins: (K,).
-
-    Returns:
-        (...) each, float32; the mean is None without bins.
-    """
-    kernel = native_kernel("log_sum", logits)
-    if kernel is None:
-        wide = _wide(logits)
-        norm = wide.logsumexp(-1)
-        if bins is None:
-            return norm, None
-        half = len(bins) // 2
-        probs = (wide - norm.unsqueeze(-1)).exp()
-        pairs = probs[..., half + 1 :] - probs[..., :half].flip(-1)
-        return norm, pairs @ bins[half + 1 :].to(pairs.dtype)
-    logits = logits.contiguous()
-    norm = torch.empty(logits.shape[:-1])
-    mean = None if bins is None else torch.empty(logits.shape[:-1])
-    kernel(logits, bins, norm, mean, norm.numel(), logits.shape[-1])
-    return norm, mean
-
-
-def cross_entropy(logits: Tensor, log_norm: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Sum over M targets of weight * (log_norm - logits[index]); differentiable in the logits.
-
-    Args:
-        logits: (..., K).
-        log_norm: (...), what `log_sum` gives for them.
-        index: (..., M), classes.
-        weight: (..., M); 1 where it is left out.
-
-    Returns:
-        (...), float32.
-    """
-    return _CrossEntropy.apply(logits, log_norm, index, weight)  # type: ignore[return-value]
-
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits: Tensor, log_norm: Tensor, index: Tensor, weight: Tensor | None) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(logits, log_norm, index, weight)
-        picked = _wide(logits.gather(-1, index))
-        if weight is None:
-            return index.shape[-1] * log_norm - picked.sum(-1)
-        return weight.sum(-1) * log_norm - (weight * picked).sum(-1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        logits, log_norm, index, weight = ctx.saved_tensors
-        kernel = native_kernel("cross_entropy_back", logits)
-        if kernel is None:
-            grad = grad.unsqueeze(-1)
-            shares = torch.ones_like(index, dtype=grad.dtype) if weight is None else weight
-            back = (_wide(logits) - log_norm.unsqueeze(-1)).exp() * (shares.sum(-1, keepdim=True) * grad)
-            return back.scatter_add_(-1, index, -shares * grad).to(logits.dtype), None, None, None
-        out = torch.empty(logits.shape, dtype=logits.dtype)
-        weight = None if weight is None else weight.contiguous()
-        inputs = (logits.contiguous(), log_norm.contiguous(), index.contiguous(), weight, grad.contiguous())
-        kernel(*inputs, out, log_norm.numel(), logits.shape[-1], index.shape[-1])
-        return out, None, None, None
-
-
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of S independent categoricals to probabilities, summed over S; differentiable in logits.
-
-    Args:
-        logits: (..., S, K).
-        target: probabilities of these, or of the last axes of these: then the same for all before.
-
-    Returns:
-        (...), float32.
-    """
-    return _SoftCrossEntropy.apply(logits, target)  # type: ignore[return-value]
-
-
-class _SoftCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        log_norm, _ = log_sum(logits)
-        ctx.save_for_backward(logits, log_norm, target)
-        total = target.sum(-1)  # 1 but for rounding
-        return (total * log_norm).sum(-1) - (target * _wide(logits)).flatten(-2).sum(-1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
-        logits, log_norm, target = ctx.saved_tensors
-        probs = _wide(logits).sub(log_norm.unsqueeze(-1)).exp_()
-        back = probs.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad[..., None, None])
-        return back.to(logits.dtype), None
-
-
 def laprop(
     grad: Tensor,
     factors: Tensor,
@@ -448,7 +345,7 @@ def laprop(
     kernel = native_kernel("laprop", grad[:1])  # one long buffer, no row that would have to fit another
     if kernel is None:
         factor = torch.cat([f.expand(size) for f, size in zip(factors, sizes, strict=True)])
-        scaled = _wide(grad) * factor
+        scaled = wide(grad) * factor
         second.lerp_(scaled.square(), 1.0 - beta2)
         first.lerp_(scaled / second.div(correct2).sqrt_().add_(eps), 1.0 - beta1)
         master.add_(first, alpha=-rate)
@@ -471,7 +368,7 @@ def norms(flat: Tensor, sizes: list[int]) -> Tensor:
     """
     kernel = native_kernel("norms", flat[:1])
     if kernel is None:
-        return torch.stack(torch._foreach_norm(_wide(flat).split(sizes)))
+        return torch.stack(torch._foreach_norm(wide(flat).split(sizes)))
     out = torch.empty(len(sizes))
     kernel(flat, torch.tensor(sizes), len(sizes), out)
     return out
