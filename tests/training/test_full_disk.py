@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests import runs
 
+from lore.base.errors import out_of_space
 from lore.cli import train as cli
 from lore.cli.guard import DONE, FAILED
 from lore.metrics import logger
@@ -123,3 +124,20 @@ def test_the_status_is_failed_where_there_is_room_for_it(
     assert runs.summary(run)["status"] == "failed"
     assert "Disk quota exceeded" in capfd.readouterr().err.splitlines()[-1]
     assert "Disk quota exceeded" in (run / "error.txt").read_text()
+
+
+def test_a_row_of_which_the_disk_takes_a_part_is_a_full_disk(tmp_path: Path) -> None:
+    file = logger.JsonlFile(tmp_path / "rows.jsonl")
+    file.append({"a": 1})
+
+    class Short:
+        fileno, close = file._file.fileno, file._file.close
+
+        def write(self, line: bytes) -> int:
+            return os.write(self.fileno(), line[:3])
+
+    before, file._file = file.size, Short()  # type: ignore[assignment]
+    with pytest.raises(OSError) as caught:
+        file.append({"a": 2})
+    assert out_of_space(caught.value) == os.strerror(errno.ENOSPC)
+    assert file.size == before

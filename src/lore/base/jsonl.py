@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -96,4 +97,4 @@ class JsonlFile:
     def _write(self, line: bytes) -> None:
         written = self._file.write(line)
         if written != len(line):
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes of a row were written")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))  # a part of it
