@@ -23,9 +23,9 @@ def main(folder: Path, overrides: list[str]) -> None:
     """Train in `folder` with lore-train's arguments and print the evaluation curve and the last episodes."""
     torch.set_num_threads(1)  # one thread: the same seed gives the same numbers
     cfg = compose(["env=empty5", "size=tiny", f"run.dir={folder}", *overrides])
-    claim(folder)
-    write_start(folder, to_yaml(cfg), cfg, sys.argv)
-    print("status:", train(cfg, folder))
+    with claim(folder):  # ours until the end: no other process trains in it
+        write_start(folder, to_yaml(cfg), cfg, sys.argv)
+        print("status:", train(cfg, folder))
 
     summary = json.loads((folder / "summary.json").read_text())
     for env_step, success in summary["eval_curve"]:
