@@ -26,9 +26,14 @@ class MetricsAggregator:
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Value]) -> None:
-        """Add one observation of each metric in `values`.
+        """Add one observation of each metric.
 
-        Raises ValueError where a metric changes its shape or has more than one dimension.
+        Args:
+            values: Metric -> a number, a 0-d tensor, or a vector of fixed size (list, array or 1-d tensor). A
+                call may leave out any metric.
+
+        Raises:
+            ValueError: A metric changes its shape or has more than one dimension.
         """
         for name, value in values.items():
             if isinstance(value, (bool, int, float, np.number)):
@@ -41,9 +46,13 @@ class MetricsAggregator:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def result(self) -> dict[str, float | list[float]]:
-        """Means since the last call, in the order the metrics first came; starts afresh.
+        """Return the means since the last call, and start afresh.
 
-        A vector comes back as a list. Waits for each device once. Empty when nothing was added.
+        It waits for each device once.
+
+        Returns:
+            Metric -> mean, a list for a vector, in the order in which the metrics first came; empty when
+            nothing was added.
         """
         sums, counts = _on_host(self._sums), self._counts
         self._sums, self._counts = {}, {}
@@ -51,12 +60,16 @@ class MetricsAggregator:
         return {name: mean.tolist() if isinstance(mean, Tensor) else mean for name, mean in means.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums (floats and CPU float64 tensors) and counts: loads with torch.load(weights_only=True)."""
+        """Return sums (floats, CPU float64 tensors) and counts: torch.load(weights_only=True) reads them."""
         sums = {k: v.clone() if isinstance(v, Tensor) else v for k, v in _on_host(self._sums).items()}
         return {"sums": sums, "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`: the next row is the one the uninterrupted run would have written."""
+        """Go on from a stored state: the next row is the one that the uninterrupted run would have written.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self._sums = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state["sums"].items()}
         self._counts = dict(state["counts"])
 

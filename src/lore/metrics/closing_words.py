@@ -15,10 +15,17 @@ HELD_OUT = "held-out episodes"
 def closing_text(
     summary: Mapping[str, Any], steps: int, agent: str = "dreamer", adviser: str = "none"
 ) -> list[str]:
-    """Three sentences: how it ended, what was learned, what the adviser did.
+    """Say how a run ended, what it learned and what the adviser did.
 
-    summary: of `make_summary`; status, env_steps, wall_s and llm_calls_used do, for a run without one. steps:
-    that the run was to make. agent: agent.name. adviser: who was asked, "none" for nobody.
+    Args:
+        summary: As `make_summary` returns it. For a run that has no summary yet, the keys status, env_steps,
+            wall_s (seconds) and llm_calls_used are enough.
+        steps: Environment steps that the run was to make.
+        agent: Option agent.name: "dreamer", "random" or "prior".
+        adviser: Name of the provider that was asked; "none" for nobody.
+
+    Returns:
+        Three sentences, one for each of these points.
     """
     ended = f"{summary['status'].capitalize()} at step {summary['env_steps']} of {steps}"
     return [
@@ -29,7 +36,15 @@ def closing_text(
 
 
 def next_command(agent: str, run_dir: Path) -> str:
-    """The command to try on a finished run. Only an agent that learns has something to film."""
+    """Suggest the command to try on a finished run. Only an agent that learns has something to film.
+
+    Args:
+        agent: Option agent.name; films are suggested for "dreamer" alone.
+        run_dir: The run folder.
+
+    Returns:
+        A command line, quoted for a shell.
+    """
     return f"lore-eval run={shlex.quote(str(run_dir))}" + (" video=true" if agent == "dreamer" else "")
 
 

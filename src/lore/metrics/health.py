@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that goes wrong. value and limit: what was compared; None where it is no finite number."""
+    """Something that goes wrong. value and limit: the numbers compared; None for one that is not finite."""
 
     env_step: int
     level: str  # WARNING | ERROR
@@ -31,14 +31,18 @@ class Alert:
     knob: str
 
     def line(self, verbose: bool = False) -> str:
-        """For the terminal: "[WARNING] Low entropy detected: 0.25 < 0.5"; verbose: with cause and knob."""
+        """Write the alert as text for the terminal, such as "[WARNING] Low entropy detected: 0.25 < 0.5".
+
+        Args:
+            verbose: Whether to add two lines with the likely cause and the knob.
+        """
         line = f"[{self.level}] {self.text}"
         return f"{line}\n  likely cause: {self.cause}\n  knob: {self.knob}" if verbose else line
 
 
 @dataclass(frozen=True)
 class Found:
-    """A condition that is met, and how many rows in a row it has to be met before it is told."""
+    """A condition that is met. rows: how many consecutive rows must meet it before an alert is given."""
 
     text: str
     value: float | None = None
@@ -48,9 +52,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What rows are compared with. delta_target: in nats, None where nothing holds the KL to it.
+    """What rows are compared with.
 
-    adaptive: the gate's beta depends on the agent's uncertainty.
+    delta_target: limit on the KL in nats; None where nothing holds the KL to a limit. adaptive: whether the
+    gate's beta depends on the agent's uncertainty.
     """
 
     health: HealthOptions
@@ -77,18 +82,26 @@ class Rule:
 class HealthMonitor:
     """Watches the rows of one run.
 
-    An alert is given when its condition becomes true (for rows of their own number, where the rule says so),
-    and again only after a row in which it was false. A row without the metrics of a rule leaves it open.
-    counts: name -> alerts so far.
+    An alert is given when its condition becomes true, or has been true for as many consecutive rows as the
+    rule demands. The same alert is given again only after a row in which the condition was false. A row
+    without the metrics of a rule changes nothing for that rule. counts: name -> alerts so far.
     """
 
     def __init__(self, limits: Thresholds) -> None:
         self.limits = limits
         self.counts: dict[str, int] = {}
-        self._rows: dict[str, int] = {}  # occurrence -> rows in a row in which its condition was true
+        self._rows: dict[str, int] = {}  # occurrence -> consecutive rows in which its condition was true
 
     def check(self, env_step: int, row: Row) -> list[Alert]:
-        """Alerts of the next row. Any metric may be absent; None stands for a number that was not finite."""
+        """Compare the next row with every rule.
+
+        Args:
+            env_step: Environment steps so far, for the alerts.
+            row: Metric -> value. Any metric may be absent; None stands for a number that was not finite.
+
+        Returns:
+            The alerts that this row gives rise to, in the order of RULES.
+        """
         alerts = []
         for rule in RULES:
             for occurrence, found in rule.find(row, self.limits).items():
@@ -101,15 +114,27 @@ class HealthMonitor:
         return alerts
 
     def state_dict(self) -> dict[str, Any]:
-        """Names and integers: a resumed run gives the alerts that the uninterrupted one would."""
+        """Return names and integers, from which a resumed run gives the alerts of the uninterrupted one."""
         return {"counts": dict(self.counts), "rows": dict(self._rows)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a stored state.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.counts, self._rows = dict(state["counts"]), dict(state["rows"])
 
 
 def monitor(cfg: Mapping[str, Any]) -> HealthMonitor | None:
-    """The monitor of a run with the resolved config `cfg` (health, gate); None for health.enabled=false."""
+    """Make the health monitor of a run.
+
+    Args:
+        cfg: The resolved config, as asdict(Config); the groups health and gate are read.
+
+    Returns:
+        The monitor; None for health.enabled=false.
+    """
     health, gate = HealthOptions(**cfg["health"]), cfg["gate"]
     if not health.enabled:
         return None

@@ -36,12 +36,13 @@ class RunLogger:
         *,
         arm: str = "",
     ) -> None:
-        """
+        """Open the record of a run, and the views of it.
+
         Args:
             run_dir: The run folder.
-            options: Of the group `logger`.
+            options: Options of the group `logger`.
             cfg_dict: The resolved config, as asdict(Config).
-            arm: For W&B.
+            arm: Arm of the study, for W&B; empty where there is none.
 
         Raises:
             OSError: The folder cannot be written.
@@ -72,8 +73,16 @@ class RunLogger:
         """Append {"env_step": env_step, **values} to metrics.jsonl, and what is wrong in it to alerts.jsonl.
 
         With the health monitor on, the row also has health/alerts, the number of alerts so far. Tensors and
-        arrays become numbers and lists, numbers that are not finite null.
-        Raises ValueError when `values` has an env_step of its own, OSError when the disk is full.
+        arrays become numbers and lists; numbers that are not finite become null.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            values: Metric -> number, vector or tensor, without env_step.
+
+        Raises:
+            ValueError: `values` has an env_step, or the folder holds rows and `load_state_dict` was not
+                called.
+            OSError: The disk is full.
         """
         if "env_step" in values:
             raise ValueError("env_step is an argument of write_metrics(), not one of its values")
@@ -97,26 +106,50 @@ class RunLogger:
         greedy: float | None = None,
         values: Mapping[str, Any] | None = None,
     ) -> None:
-        """A row with eval/success (sampled policy), eval/success_greedy if measured, and further `values`."""
+        """Append an evaluation to metrics.jsonl: eval/success, eval/success_greedy if measured, and more.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            success: Share of episodes solved by the sampled policy, in [0, 1].
+            greedy: Share of episodes solved by the most probable action, in [0, 1]; None where not measured.
+            values: Further metrics of the row, by name.
+
+        Raises:
+            ValueError: As `write_metrics`.
+            OSError: The disk is full.
+        """
         scores = {"eval/success": success} | ({} if greedy is None else {"eval/success_greedy": greedy})
         self.write_metrics(env_step, {**scores, **(values or {})})
         self._terminal.evaluation(env_step, success, greedy)
 
     def show_step(self, env_step: int, gradient_steps: int) -> None:
-        """Show how far training is; nothing is written."""
+        """Show how far training is; nothing is written.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            gradient_steps: Gradient steps so far.
+        """
         self._terminal.step(env_step, gradient_steps)
 
     def show_evaluation(self, over: int, episodes: int) -> None:
         """Show how far an evaluation is; nothing is written.
 
         Args:
-            over: Episodes that have ended.
-            episodes: All of them.
+            over: Number of episodes that have ended.
+            episodes: Number of all episodes of the evaluation.
         """
         self._terminal.evaluating(over, episodes)
 
     def write_episode(self, ep: Episode) -> None:
-        """Append a finished training episode to episodes.jsonl."""
+        """Append a finished training episode to episodes.jsonl.
+
+        Args:
+            ep: The episode.
+
+        Raises:
+            ValueError: The folder holds rows and `load_state_dict` was not called.
+            OSError: The disk is full.
+        """
         row = {
             "env_step": ep.env_step,
             "env": ep.env,
@@ -133,17 +166,28 @@ class RunLogger:
         self._terminal.episode(ep)
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
-        """Write summary.json (see `make_summary`): a reader sees the old one or the new one, never a part."""
+        """Write summary.json: a reader sees the old one or the new one, never a part.
+
+        Args:
+            values: As `make_summary` returns them.
+
+        Raises:
+            OSError: The disk refuses; the old file then stands.
+        """
         write_json(self._dir / "summary.json", values)
         self._wandb.summary(plain(values))
         self._terminal.summary(values)
 
     def say(self, text: str) -> None:
-        """Show a line on the terminal that stays."""
+        """Show a line on the terminal that stays.
+
+        Args:
+            text: The line, without its end.
+        """
         self._terminal.say(text)
 
     def state_dict(self) -> dict[str, Any]:
-        """Byte lengths of the JSONL files, put on the disk first, and the counts: for a checkpoint."""
+        """Put the JSONL files on the disk; return their lengths in bytes and the counts, for a checkpoint."""
         offsets = {name: file.sync() for name, file in self._files.items()}
         self._terminal.saved()
         return {
@@ -155,9 +199,14 @@ class RunLogger:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`: drops the rows written since, a torn one among them.
+        """Go on from a stored state: drop the rows written since, an incomplete last row among them.
 
-        Raises ValueError, naming the file and changing none, when a file does not reach its offset.
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: A file is shorter than in `state`, or no row ends there. The file is named; none is
+                changed.
         """
         for name, file in self._files.items():
             file.check(state["offsets"][name])
@@ -172,8 +221,12 @@ class RunLogger:
     def close(self, status: str, next_step: str = "") -> None:
         """End the views and close the files. A second call does nothing.
 
-        status: finished, failed, interrupted (or running: paused). next_step: the command to try next, shown
-        last. Raises ValueError for another status.
+        Args:
+            status: "finished", "failed", "interrupted", or "running" for a pause.
+            next_step: The command to try next, shown last; empty for none.
+
+        Raises:
+            ValueError: Another status.
         """
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")

@@ -18,9 +18,14 @@ Curve = Sequence[Sequence[float]]
 
 
 def steps_to_90(curve: Curve, level: float = 0.9) -> int | None:
-    """Environment step of the first of two consecutive evaluations at or above `level`, else None.
+    """Find the first of two consecutive evaluations that are both at or above a level.
 
-    curve: [[env_step, success], ...] in order of env_step.
+    Args:
+        curve: [[env_step, success], ...] in order of env_step; success is a share in [0, 1].
+        level: The level, a share in [0, 1].
+
+    Returns:
+        The environment step of the first of the two; None where there are no such two.
     """
     for (step, first), (_, second) in itertools.pairwise(curve):
         if first >= level and second >= level:
@@ -29,7 +34,14 @@ def steps_to_90(curve: Curve, level: float = 0.9) -> int | None:
 
 
 def auc(curve: Curve) -> float | None:
-    """Mean success over the evaluations of `curve` ([[env_step, success], ...]); None without any."""
+    """Average success over the evaluations of a run.
+
+    Args:
+        curve: [[env_step, success], ...]; success is a share in [0, 1].
+
+    Returns:
+        The mean, in [0, 1]; None without any evaluation.
+    """
     return math.fsum(success for _, success in curve) / len(curve) if curve else None
 
 
@@ -48,16 +60,28 @@ def make_summary(
     advice: Mapping[str, float] | None = None,
     alerts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """All keys of summary.json.
+    """Make all keys of summary.json.
 
-    arm: the arm of a study that the run is, see `arm_name`. wall_s: seconds of training over all sessions of
-    the run. eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is its last
-    value (None before the first evaluation). eval_success_greedy: greedy policy at the same moment.
+    Args:
+        env_id: Id of the task.
+        arm: Arm of a study that the run is, see `arm_name`.
+        seed: Seed of the run.
+        env_steps: Environment steps made, all environments together.
+        gradient_steps: Gradient steps made.
+        wall_s: Seconds of training over all sessions of the run.
+        status: One of STATUSES.
+        eval_curve: [[env_step, success], ...], sampled policy, advice off. eval_success is the last success
+            of it, None before the first evaluation.
+        eval_success_greedy: Success of the greedy policy in the last evaluation; None where not measured.
+        eval_success_advised: Success of the sampled policy with advice on; None without an adviser.
+        advice: The latest llm/ metrics; None or empty without an adviser.
+        alerts: Name of the alert -> how often it was given (`RunLogger.alerts`).
 
-    eval_success_advised: the same with advice on, None without an adviser. advice: the latest llm/ metrics,
-    empty without. alerts: name -> how often (`RunLogger.alerts`).
+    Returns:
+        Key -> value, for `write_json`.
 
-    Raises ValueError for an unknown status.
+    Raises:
+        ValueError: The status is unknown.
     """
     if status not in STATUSES:
         raise ValueError(f"status {status!r} is not one of {', '.join(STATUSES)}")
@@ -91,7 +115,14 @@ def make_summary(
 
 
 def plain(value: Any) -> Any:
-    """`value` in JSON's types: tensors and arrays become numbers and lists, non-finite numbers None."""
+    """Convert a value to the types of JSON.
+
+    Args:
+        value: Any value, with tensors and arrays at any depth.
+
+    Returns:
+        The value with numbers and lists for tensors and arrays, and None for numbers that are not finite.
+    """
     if isinstance(value, (np.generic, np.ndarray, Tensor)):
         value = value.tolist()
     if isinstance(value, float):
@@ -104,9 +135,15 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` to `path` so that a reader sees the old file or the new one, never a part.
+    """Write a JSON file so that a reader sees the old file or the new one, never a part.
 
-    Raises OSError when the disk refuses and TypeError for what JSON cannot hold; the old file then stands.
+    Args:
+        path: The file. Its folder exists.
+        value: What to write, converted by `plain`.
+
+    Raises:
+        OSError: The disk refuses; the old file then stands.
+        TypeError: JSON cannot hold a value; the old file then stands.
     """
     text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
     part = path.with_name(path.name + ".tmp")

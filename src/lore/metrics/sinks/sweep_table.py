@@ -73,7 +73,11 @@ class SweepTable:
             self._show()
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays.
+
+        Args:
+            text: The line, without its end.
+        """
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -84,7 +88,7 @@ class SweepTable:
             self._live.stop()
 
     def table(self) -> Table:
-        """The jobs as a table; those that have ended are left out where the terminal is too low for all."""
+        """Draw the jobs as a table; ended jobs are left out where the terminal is too low for all."""
         table = Table(box=None, padding=(0, 1))
         for name in ("job", "step", "success", "evaluation", "time", "state"):
             table.add_column(name, justify="left" if name in ("job", "state") else "right", no_wrap=True)

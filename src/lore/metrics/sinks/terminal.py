@@ -49,14 +49,15 @@ class Terminal:
     def __init__(
         self, mode: str, view: View, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
+        """Prepare the view; nothing is drawn yet.
+
         Args:
             mode: "live" redraws a panel in place; "plain" prints a line for each evaluation, and one every
                 few seconds in which something has moved; "off" shows nothing but what `say` is given;
                 "auto" is live on a terminal and plain elsewhere.
             view: What is shown.
             stream: Where to; None: stderr.
-            clock: Seconds.
+            clock: Returns the present time in seconds.
 
         Raises:
             ValueError: The mode is unknown.
@@ -78,34 +79,59 @@ class Terminal:
         view.tick(view.now, view.env_step)
 
     def metrics(self, env_step: int, values: Mapping[str, Any]) -> None:
-        """A row of metrics was written. Reads gradient_steps and what `View.row` takes, if they are there."""
+        """Take note of a row of metrics that was written.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            values: The row; gradient_steps and what `View.row` takes are read, where they are there.
+        """
         with self._lock:
             self.view.row(values)
             self.view.tick(self._clock(), env_step, values.get("gradient_steps"))
             self._draw()
 
     def step(self, env_step: int, gradient_steps: int) -> None:
-        """The environments have been stepped."""
+        """Take note of how far training is.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            gradient_steps: Gradient steps so far.
+        """
         with self._lock:
             self.view.tick(self._clock(), env_step, gradient_steps)
             self._draw()
 
     def episode(self, episode: Episode) -> None:
-        """A training episode has ended."""
+        """Take note of a training episode that has ended.
+
+        Args:
+            episode: The episode.
+        """
         with self._lock:
             self.view.episodes.append(bool(episode.success))
             self.view.tick(self._clock(), episode.env_step)
             self._draw()
 
     def evaluating(self, over: int, episodes: int) -> None:
-        """An evaluation is under way: `over` of its `episodes` have ended."""
+        """Take note of how far an evaluation is.
+
+        Args:
+            over: Number of episodes that have ended.
+            episodes: Number of all episodes of the evaluation.
+        """
         with self._lock:
             self.view.evaluating = (over, episodes)
             self.view.now = self._clock()
             self._draw()
 
     def evaluation(self, env_step: int, success: float, greedy: float | None) -> None:
-        """An evaluation is done: shown at once. success, greedy: shares of the episodes."""
+        """Take note of a finished evaluation and show it at once.
+
+        Args:
+            env_step: Environment steps so far, all environments together.
+            success: Share of episodes solved by the sampled policy, in [0, 1].
+            greedy: Share of episodes solved by the most probable action, in [0, 1]; None where not measured.
+        """
         with self._lock:
             self.view.evaluating = None
             self.view.evaluations.append([env_step, success, greedy])
@@ -113,19 +139,27 @@ class Terminal:
             self._draw(now=True)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """summary.json was written: `close` tells of the latest."""
+        """Keep the latest summary.json for the closing words that `close` says.
+
+        Args:
+            values: As `make_summary` returns them.
+        """
         with self._lock:
             self.view.summary, self.view.summary_at = dict(values), self._clock()
 
     def saved(self) -> None:
-        """The run is being saved at its present step."""
+        """Take note that the run is being saved at its present step."""
         with self._lock:
             self.view.saved_step = self.view.env_step
             self.view.now = self._clock()
             self._draw()
 
     def say(self, text: str) -> None:
-        """Print a line that stays, above the live view if there is one. Also in mode "off"."""
+        """Print a line that stays, above the live view if there is one. Mode "off" prints it too.
+
+        Args:
+            text: The line, without its end.
+        """
         with self._lock:
             if self._live is not None:
                 live = self._live
@@ -136,7 +170,10 @@ class Terminal:
     def close(self, status: str, next_step: str = "", alerts: Mapping[str, int] | None = None) -> None:
         """Draw once more and say what the run came to.
 
-        next_step: what to try next. alerts: name -> how often. Both are told of where there are any.
+        Args:
+            status: How the run ended, one of STATUSES in lore.metrics.summary.
+            next_step: The command to try next; empty: none is shown.
+            alerts: Name of the alert -> how often it was given; None or empty: none is shown.
         """
         self._over.set()
         with self._lock:
@@ -219,7 +256,11 @@ class _Console(Console):
 
 
 def panel(view: View) -> Group:
-    """The live view: a heading, the progress over environment steps, and a table of what is known."""
+    """Draw the live view: a heading, the progress over environment steps, and a table of what is known.
+
+    Args:
+        view: What is shown.
+    """
     done = min(view.env_step / view.steps, 1.0) if view.steps else 1.0
     bar = Table.grid(padding=(0, 1))
     bar.add_row(

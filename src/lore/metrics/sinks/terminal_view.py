@@ -51,13 +51,25 @@ class View:
     summary_at: float | None = None  # when it was written
 
     def row(self, values: Mapping[str, Any]) -> None:
-        """Take what is shown from a row of metrics."""
+        """Take what is shown from a row of metrics.
+
+        Args:
+            values: Metric -> value; those of METRICS are read, where they are there and not None.
+        """
         for name, metric in METRICS.items():
             if values.get(metric) is not None:
                 setattr(self, name, values[metric])
 
     def ending(self, status: str) -> dict[str, Any]:
-        """The latest summary at the present step and time; before the first, what else is known."""
+        """Return the latest summary, brought to the present step and time.
+
+        Args:
+            status: How the run ended, one of STATUSES in lore.metrics.summary.
+
+        Returns:
+            The keys of summary.json; before the first summary only status, env_steps, wall_s (seconds) and
+            llm_calls_used.
+        """
         if self.summary_at is None:
             known = {"llm_calls_used": int(self.asks or 0)}
             wall_s = self.now - self.started
@@ -67,7 +79,13 @@ class View:
         return {**known, "status": status, "env_steps": self.env_step, "wall_s": wall_s}
 
     def tick(self, now: float, env_step: int, gradient_steps: int | None = None) -> None:
-        """The run has reached `env_step` at time `now`."""
+        """Take note of how far the run is, and of the speed.
+
+        Args:
+            now: Present time in seconds.
+            env_step: Environment steps so far; a smaller number than before is ignored.
+            gradient_steps: Gradient steps so far; None: as before.
+        """
         self.now = now
         self.env_step = max(self.env_step, env_step)
         if gradient_steps is not None:
@@ -99,7 +117,7 @@ class View:
         return max(self.steps - self.env_step, 0) / speed if speed > 0 else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to show the same windows."""
+        """Return what a resumed run needs to show the same windows."""
         return {
             "env_step": self.env_step,
             "gradient_steps": self.gradient_steps,
@@ -108,7 +126,11 @@ class View:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with the clock of speeds started afresh."""
+        """Go on from a stored state; the measurement of speeds starts afresh.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.env_step = max(self.env_step, state["env_step"])
         self.gradient_steps = state["gradient_steps"]
         self.episodes = deque(state["episodes"], maxlen=WINDOW)
@@ -119,7 +141,11 @@ class View:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as m:ss or h:mm:ss; "-" for None."""
+    """Write a time span as m:ss or h:mm:ss.
+
+    Args:
+        seconds: The span in seconds; None gives "-".
+    """
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -128,22 +154,38 @@ def duration(seconds: float | None) -> str:
 
 
 def clock_time() -> str:
-    """The time of day in the local time zone, as hh:mm:ss."""
+    """Return the time of day in the local time zone, as hh:mm:ss."""
     return time.strftime("%H:%M:%S")
 
 
 def share(value: float | None) -> str:
-    """A share as a percentage; "-" for None."""
+    """Write a share as a percentage, such as "92 %".
+
+    Args:
+        value: The share, in [0, 1]; None gives "-".
+    """
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
 def sparkline(values: list[float], width: int = 40) -> str:
-    """The last `width` shares in [0, 1] as bars."""
+    """Draw shares as a row of bars, one character each.
+
+    Args:
+        values: Shares in [0, 1], oldest first.
+        width: How many of the last values are drawn at most.
+    """
     return "".join(BARS[min(max(int(value * len(BARS)), 0), len(BARS) - 1)] for value in values[-width:])
 
 
 def evaluation_text(view: View) -> str:
-    """The latest evaluation, e.g. "92 % sampled, 97 % greedy", and how far one under way is; "-" at first."""
+    """Write the latest evaluation, and how far an evaluation under way is.
+
+    Args:
+        view: The run as the terminal sees it.
+
+    Returns:
+        Such as "92 % sampled, 97 % greedy"; "-" before the first evaluation.
+    """
     text = "-"
     if view.evaluations:
         _, sampled, greedy = view.evaluations[-1]
@@ -155,18 +197,33 @@ def evaluation_text(view: View) -> str:
 
 
 def speed_text(view: View) -> str:
-    """Both speeds in words."""
+    """Write the environment steps and the gradient steps a second.
+
+    Args:
+        view: The run as the terminal sees it.
+    """
     env_speed, gradient_speed = view.speed
     return f"{env_speed:.1f} env steps/s, {gradient_speed:.1f} gradient steps/s"
 
 
 def saved_text(view: View) -> str:
-    """The step of the last save; "not yet" before the first."""
+    """Write the step of the last save; "not yet" before the first.
+
+    Args:
+        view: The run as the terminal sees it.
+    """
     return "not yet" if view.saved_step is None else f"step {view.saved_step}"
 
 
 def advice_text(view: View) -> str:
-    """How strongly advice acts and the asks left, "beta 0.12, KL 0.0031, 143 asks left"; "-" at first."""
+    """Write how strongly advice acts and how many asks are left.
+
+    Args:
+        view: The run as the terminal sees it.
+
+    Returns:
+        Such as "beta 0.12, KL 0.0031, 143 asks left"; "-" before the first row that tells of advice.
+    """
     numbers = {"beta": view.beta, "KL": view.kl}
     parts = [f"{name} {value:.2g}" for name, value in numbers.items() if value is not None]
     if view.asks_left is not None:
@@ -177,7 +234,11 @@ def advice_text(view: View) -> str:
 
 
 def plain_line(view: View) -> str:
-    """The whole view on one line, for a log file."""
+    """Write the whole view on one line, for a log file.
+
+    Args:
+        view: The run as the terminal sees it.
+    """
     advice = "" if view.adviser == "none" else f" | advice: {advice_text(view)}"
     return (
         f"step {view.env_step}/{view.steps}"

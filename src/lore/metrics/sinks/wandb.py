@@ -46,9 +46,17 @@ class WandbSink:
         say: Callable[[str], None],
         arm: str = "",
     ) -> None:
-        """cfg: the resolved config, for W&B to show; env.id and llm.provider are read. say: prints one line.
+        """Prepare the sink; W&B starts with the first row.
 
-        Raises ValueError for an unknown mode.
+        Args:
+            run_dir: The run folder.
+            options: Options of the group `logger`.
+            cfg: The resolved config, for W&B to show; env.id and llm.provider are read.
+            say: Prints one line.
+            arm: Arm of the study; empty where there is none.
+
+        Raises:
+            ValueError: The mode is unknown.
         """
         if options.wandb not in MODES:
             raise ValueError(f"logger.wandb={options.wandb}: use one of {', '.join(MODES)}")
@@ -61,9 +69,13 @@ class WandbSink:
         self.errors: dict[str, int] = {}
 
     def row(self, number: int, row: Mapping[str, Any], alerts: Sequence[Alert] = ()) -> None:
-        """Send row `number` (from 0) of metrics.jsonl; starts W&B at the first call.
+        """Send a row of metrics.jsonl; the first call starts W&B.
 
-        alerts: that it led to. An online run sends them on, to wherever the user has W&B send alerts.
+        Args:
+            number: Number of the row in the file, from 0.
+            row: Metric -> number, list of numbers, or None.
+            alerts: Alerts that the row gave rise to. An online run sends them on, to wherever the user has
+                W&B send alerts.
         """
         if not self._off and self._run is None:
             self._start(number)
@@ -74,13 +86,21 @@ class WandbSink:
                     self._guard("an alert", partial(self._alert, alert))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Put the values that are numbers or texts into the run's summary."""
+        """Put the values that are numbers or texts into the run's summary.
+
+        Args:
+            values: As `make_summary` returns them.
+        """
         flat = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
         if self._run is not None:
             self._guard("the summary", lambda: self._run.summary.update(flat))
 
     def finish(self, exit_code: int) -> None:
-        """Close the run (exit_code 0: not failed), waiting at most FINISH_S for uploads."""
+        """Close the run, and wait at most FINISH_S seconds for uploads.
+
+        Args:
+            exit_code: 0 where the run has not failed, else 1.
+        """
         run, self._run, self._off = self._run, None, True
         if run is not None:
             self._guard("finishing", lambda: run.finish(exit_code=exit_code))
