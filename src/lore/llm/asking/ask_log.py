@@ -15,13 +15,29 @@ Adviser = tuple[str, str, str]
 
 
 class AskLog:
-    """The records of one run. Whatever is wrong with the file is a BadInput that names it, and its line."""
+    """The records of one run.
+
+    Whatever is wrong with the file raises a BadInput that names the file and the line.
+    """
 
     def __init__(self, journal: Journal, adviser: Adviser):
+        """Serve from a journal, and write to it.
+
+        Args:
+            journal: The file of the run.
+            adviser: The adviser that the run asks now.
+        """
         self.journal, self.adviser = journal, adviser
 
     def next(self) -> AskRecord | None:
-        """The next record to be served, or None where a run goes on by itself. Raises BadInput."""
+        """Return the record that the run is served next.
+
+        Returns:
+            The record; None where the journal has no more, so that the run asks by itself.
+
+        Raises:
+            BadInput: The line is damaged or does not hold a record.
+        """
         try:
             values = self.journal.peek()
             return None if values is None else read_record(values)
@@ -34,7 +50,17 @@ class AskLog:
             ) from error
 
     def find(self, question: Question) -> AskRecord | None:
-        """The next record, if it is of this question. Raises BadInput."""
+        """Return the next record, if it belongs to this question.
+
+        Args:
+            question: What the run wants to ask now.
+
+        Returns:
+            The record; None where there is none, or where it belongs to another question or adviser.
+
+        Raises:
+            BadInput: The line is damaged or does not hold a record.
+        """
         record = self.next()
         if record is None or not self._is_ours(record):
             return None
@@ -42,14 +68,35 @@ class AskLog:
         return record if asked == (record.env_step, record.env, record.key) else None
 
     def comes_later(self, question: Question) -> bool:
-        """Whether the next record is of a question that this run has yet to come to. Raises BadInput."""
+        """Say whether the next record belongs to a question that this run has yet to come to.
+
+        Args:
+            question: What the run wants to ask now.
+
+        Returns:
+            True where the same adviser was asked the recorded question at a later step, or at the same step
+                for a later environment.
+
+        Raises:
+            BadInput: The line is damaged or does not hold a record.
+        """
         record = self.next()
         if record is None or not self._is_ours(record) or self.find(question) is not None:
             return False
         return (record.env_step, record.env) >= (question.env_step, question.env)
 
     def explain_mismatch(self, question: Question) -> BadInput:
-        """What to raise where the next record is of another question than this."""
+        """Make the error for a next record that belongs to another question. Call it only where there is one.
+
+        Args:
+            question: What the run wants to ask now.
+
+        Returns:
+            The error to raise. It names the line, and both questions and advisers.
+
+        Raises:
+            BadInput: The line is damaged or does not hold a record.
+        """
         record = self.next()
         assert record is not None
         then = ", ".join((record.provider, record.prompt_version, record.answer_version))
@@ -66,15 +113,29 @@ class AskLog:
         self.journal.take()
 
     def append(self, record: AskRecord) -> None:
-        """Write a record: it is on the disk when this returns. Raises OSError."""
+        """Write a record: it is on the disk when this returns.
+
+        Args:
+            record: What was asked, and what came of it.
+
+        Raises:
+            OSError: The disk refuses.
+        """
         self.journal.append(record.to_json())
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the journal."""
+        """Return the position in the journal."""
         return self.journal.state_dict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where `state` was taken. Raises BadInput where the file does not reach there."""
+        """Go to where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            BadInput: The file does not reach there.
+        """
         try:
             self.journal.load_state_dict(state)
         except ValueError as error:

@@ -30,7 +30,14 @@ from lore.llm.providers import Provider, Request
 class Asker:
     """Asks one provider for one run.
 
-    counts: asked, cached, provider_calls, and failures by kind. One question is under way at a time.
+    One question is under way at a time.
+
+    Attributes:
+        counts: How often the run asked (asked), was answered by the cache (cached) and sent a request
+            (provider_calls).
+        failures: Failures by kind.
+        latency_s: Seconds of all provider calls together.
+        swept: Whether the sweep's ledger is used up.
     """
 
     def __init__(
@@ -48,18 +55,20 @@ class Asker:
         wait: bool = True,
         clock: Callable[[], float] = time.time,
     ):
-        """Args:
-        provider: whom to ask.
-        journal: the asks of this run.
-        budget: what this run may spend.
-        breaker: stops asking for a while after failures in a row.
-        say: takes a line for the user.
-        cache: answers that runs share; None: none.
-        ledger: counts the calls of a whole sweep; None: no sweep.
-        timeout_s: seconds of one ask, retries included.
-        retries: further attempts after a failure that may pass.
-        wait: whether `ask` returns only with the outcome.
-        clock: seconds since 1970.
+        """Begin without a question under way.
+
+        Args:
+            provider: Whom to ask.
+            journal: The asks of this run.
+            budget: What this run may spend.
+            breaker: Stops asking for a while after failures in a row.
+            say: Takes a line for the user.
+            cache: Answers that runs share; None for none.
+            ledger: Counts the calls of a whole sweep; None where there is no sweep.
+            timeout_s: Seconds of one ask, retries included.
+            retries: Further attempts after a failure that may pass.
+            wait: Whether `ask` returns only with the outcome.
+            clock: Returns the seconds since 1970.
         """
         self.provider, self.journal, self.budget, self.breaker = provider, journal, budget, breaker
         self.say, self.wait, self._clock = say, wait, clock
@@ -80,13 +89,13 @@ class Asker:
         """Ask, unless something forbids it.
 
         Args:
-            question: what to ask, and where.
+            question: What to ask, and where.
 
         Returns:
             The answer, or why there is none.
 
         Raises:
-            BadInput: the journal is damaged, or tells of another question: it is not of this run.
+            BadInput: The journal is damaged, or tells of another question: it does not belong to this run.
         """
         if self._open is not None:
             return Asked(question, "busy")
@@ -120,12 +129,24 @@ class Asker:
         return sent
 
     def collect_arrival(self, env_step: int) -> Asked | None:
-        """The outcome of the question under way, if it is there now. Call it once before each step's asks."""
+        """Return the outcome of the question under way, if it is there now.
+
+        Call it once before each step's asks.
+
+        Args:
+            env_step: Environment step of the run.
+
+        Returns:
+            The outcome; None where no question is under way, or where it has no outcome yet.
+
+        Raises:
+            BadInput: The journal is damaged, or tells of another question.
+        """
         self._looks += 1
         return None if self._open is None else self._arrived(env_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the journal's records and the answers in the cache."""
+        """Return everything but the journal's records and the answers in the cache."""
         pending = None
         if self._open is not None:
             question, number = self._open
@@ -148,10 +169,10 @@ class Asker:
         """Go on where `state` was taken. A question then under way is answered by the journal, or lost.
 
         Args:
-            state: of `state_dict`.
+            state: What `state_dict` returned.
 
         Raises:
-            BadInput: the journal does not reach to where `state` was taken, or is damaged behind it.
+            BadInput: The journal does not reach to where `state` was taken, or is damaged behind it.
         """
         self._log.load_state_dict(state["journal"])
         self.budget.load_state_dict(state["budget"])
@@ -169,7 +190,10 @@ class Asker:
                 self._result.append(Sent(failures=["lost"], usd=None, tokens=None))
 
     def _refusal(self, question: Question, free: bool, bounds: tuple[float, int]) -> str:
-        """Why this is not asked, or empty text. The breaker's `allow` comes last: its yes begins a trial."""
+        """Say why this is not asked; empty text where it may be.
+
+        The breaker's `allow` comes last, because it begins a trial where it says yes.
+        """
         if self.swept and not free:
             return "sweep_budget"
         if not self.budget.can_reserve(*bounds):
@@ -183,10 +207,10 @@ class Asker:
         return "" if self.breaker.allow(question.env_step) else "breaker"
 
     def _is_paused(self, question: Question) -> bool:
-        """Whether the server's pause forbids this ask.
+        """Say whether the server's pause forbids this ask.
 
-        A run that is served from its journal does not look at the clock: where its next record is of a later
-        question, this one was not asked.
+        A run that is served from its journal does not look at the clock. Where the next record belongs to a
+        later question, this one was not asked.
         """
         if not self._pause_until:
             return False
@@ -268,7 +292,7 @@ class Asker:
         return Asked(question, "answered", answer)
 
     def _pause(self, until: float) -> None:
-        """Leave the server alone until this time (seconds since 1970), 0: no longer."""
+        """Leave the server alone until this time, in seconds since 1970; 0 ends the pause."""
         self._pause_until = until
         left = until - self._clock()
         if left > 0 and not self._said_pause:

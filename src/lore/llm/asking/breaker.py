@@ -9,13 +9,21 @@ from typing import Any
 class Breaker:
     """Closed: every ask may go. Open: none for `pause` environment steps, then one: the trial.
 
-    A trial that goes well closes it, one that fails opens it anew. A trial whose outcome never comes
-    (something else held it back after `allow`) is followed by another after a further pause. Tell it the
-    outcome of every ask that went to a provider, and of no other.
+    A trial that goes well closes the breaker, one that fails opens it anew. The outcome of a trial may never
+    come, because something else held the ask back after `allow`: then another trial follows after a further
+    pause. Report the outcome of every ask that went to a provider, and of no other.
+
+    Attributes:
+        openings: How often the breaker was opened.
     """
 
     def __init__(self, failures: int, pause: int) -> None:
-        """failures: so many in a row open it. pause: in environment steps."""
+        """Begin closed.
+
+        Args:
+            failures: Failures in a row that open the breaker.
+            pause: Environment steps from an opening to the trial.
+        """
         self.failures, self.pause = failures, pause
         self.openings = 0
         self._in_row = 0
@@ -23,10 +31,10 @@ class Breaker:
         self._trial = False  # a trial is under way
 
     def would_allow(self, env_step: int) -> bool:
-        """Whether `allow` would say yes; nothing changes.
+        """Say whether `allow` would say yes; nothing changes.
 
         Args:
-            env_step: environment step of the run.
+            env_step: Environment step of the run.
 
         Returns:
             True where an ask may go now.
@@ -34,7 +42,14 @@ class Breaker:
         return self._resume is None or env_step >= self._resume
 
     def allow(self, env_step: int) -> bool:
-        """Whether an ask may go now. Call it right before sending: a yes while open begins the trial."""
+        """Say whether an ask may go now. Call it right before sending: a yes while open begins the trial.
+
+        Args:
+            env_step: Environment step of the run.
+
+        Returns:
+            True where the ask may go.
+        """
         if not self.would_allow(env_step):
             return False
         if self._resume is not None:
@@ -42,13 +57,21 @@ class Breaker:
         return True
 
     def record_success(self) -> None:
-        """An ask was answered: closed."""
+        """Note that an ask was answered: the breaker closes."""
         self._in_row, self._resume, self._trial = 0, None, False
 
     def record_failure(self, env_step: int, kind: str) -> str | None:
-        """An ask failed. Returns a line for the user when this opens it, None otherwise.
+        """Note that an ask failed.
 
-        Failures of asks sent earlier, which arrive while it is open, change nothing but the count in a row.
+        Failures of asks sent earlier may arrive while the breaker is open. They change nothing but the count
+        in a row.
+
+        Args:
+            env_step: Environment step of the run.
+            kind: Kind of the failure, a word of FAILURES or of the provider.
+
+        Returns:
+            A line for the user where this failure opens the breaker, else None.
         """
         self._in_row += 1
         if self._in_row < self.failures or (self._resume is not None and not self._trial):
@@ -61,6 +84,7 @@ class Breaker:
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the counts, the step of the next trial and whether a trial is under way."""
         return {
             "openings": self.openings,
             "in_row": self._in_row,
@@ -69,5 +93,6 @@ class Breaker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
         self.openings, self._in_row = state["openings"], state["in_row"]
         self._resume, self._trial = state["resume"], state["trial"]

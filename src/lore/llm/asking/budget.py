@@ -14,13 +14,27 @@ class Budget:
     """The counts of one run against its limits; None is no limit.
 
     An ask counts from the moment it is reserved, for good: also when the cache serves it (usd = tokens = 0)
-    or when it fails. Its dollars and tokens are held at their upper bound until it is settled at what it
-    took. So what is spent and held never passes a limit while the bounds are true. An ask that took more
-    than its bound is booked as it was; where that passes a limit, only asks that cost nothing are granted.
+    or when it fails. Its dollars and tokens are held at their upper bound until the ask is settled with what
+    it took. So the sum of what is spent and held never passes a limit while the bounds are true. An ask that
+    took more than its bound is booked as it was; where the sum then passes a limit, only asks that cost
+    nothing are granted.
+
+    Attributes:
+        asks: Asks reserved so far.
+        tokens: Tokens of settled asks.
     """
 
     def __init__(self, total: int | None, usd: float | None = None, tokens: int | None = None) -> None:
-        """Limits: asks, dollars, tokens (in and out). Raises ValueError for one below zero or not finite."""
+        """Begin with nothing spent.
+
+        Args:
+            total: Most asks.
+            usd: Most dollars.
+            tokens: Most tokens, in and out together.
+
+        Raises:
+            ValueError: A limit is below zero or not finite.
+        """
         self._total = None if total is None else _whole(total)
         self._limit_nano = None if usd is None else _nano(usd, ROUND_FLOOR)
         self._limit_tokens = None if tokens is None else _whole(tokens)
@@ -40,7 +54,18 @@ class Budget:
         return None if self._total is None else self._total - self.asks
 
     def can_reserve(self, usd: float, tokens: int) -> bool:
-        """Whether `reserve` would grant this. Raises ValueError for a bound below zero or not finite."""
+        """Say whether `reserve` would grant this ask.
+
+        Args:
+            usd: Upper bound of the ask, in dollars.
+            tokens: Upper bound of the ask, tokens in and out together.
+
+        Returns:
+            True where every limit has room for the bounds.
+
+        Raises:
+            ValueError: A bound is below zero or not finite.
+        """
         nano, tokens = _nano(usd), _whole(tokens)
         held_nano, held_tokens = (sum(held[i] for held in self._held.values()) for i in (0, 1))
         return (
@@ -50,7 +75,18 @@ class Budget:
         )
 
     def reserve(self, usd: float, tokens: int) -> int | None:
-        """Charge an ask that costs at most this: its number (from 1), to settle it by. None: refused."""
+        """Charge an ask, and hold its upper bounds.
+
+        Args:
+            usd: Upper bound of the ask, in dollars.
+            tokens: Upper bound of the ask, tokens in and out together.
+
+        Returns:
+            The ask's number, from 1, to settle it by; None where a limit refuses it.
+
+        Raises:
+            ValueError: A bound is below zero or not finite.
+        """
         if not self.can_reserve(usd, tokens):
             return None
         self.asks += 1
@@ -58,9 +94,15 @@ class Budget:
         return self.asks
 
     def settle(self, ask: int, usd: float | None = None, tokens: int | None = None) -> None:
-        """Book what an ask took. None: not known (a time-out), so all that was held.
+        """Book what an ask took; all that was held where the amount is not known, as after a time-out.
 
-        Raises ValueError, changing nothing, below zero, not finite, or where `ask` is not open.
+        Args:
+            ask: The number from `reserve`.
+            usd: Dollars; None where they are not known.
+            tokens: Tokens in and out together; None where they are not known.
+
+        Raises:
+            ValueError: An amount is below zero or not finite, or `ask` is not open. Nothing has changed then.
         """
         if ask not in self._held:
             raise ValueError(f"ask {ask} was never reserved, or is settled")
@@ -72,11 +114,12 @@ class Budget:
         self.tokens += spent
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole numbers only. The limits are not in it."""
+        """Return the counts as whole numbers, without the limits."""
         held = [[ask, nano, tokens] for ask, (nano, tokens) in self._held.items()]
         return {"asks": self.asks, "nano_usd": self._nano, "tokens": self.tokens, "held": held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; the limits stay."""
         self.asks, self._nano, self.tokens = state["asks"], state["nano_usd"], state["tokens"]
         self._held = {ask: (nano, tokens) for ask, nano, tokens in state["held"]}
 

@@ -37,16 +37,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """What a provider answered. meta: JSON values, such as tokens, dollars and latency of that call."""
+    """What a provider answered.
+
+    Attributes:
+        text: The answer as the provider gave it.
+        meta: What it took, as JSON values, such as tokens, dollars and latency of the call.
+    """
 
     text: str
     meta: Mapping[str, Any]
 
 
 def answer_key(request_key: str, provider: str, prompt_version: str, schema_version: str) -> str:
-    """Name of an answer; it differs where any part does. provider: its identity(), with sampling settings.
+    """Name an answer. The name differs where any part does.
 
-    schema_version: of all else that shapes an answer: JSON schema, plan language, action names.
+    Args:
+        request_key: What the answer is filed under: a plan key or a policy key.
+        provider: The provider's `identity()`, which holds its sampling settings.
+        prompt_version: Version of the words in which it is asked.
+        schema_version: Version of all else that shapes an answer: JSON schema, plan language, action names.
+
+    Returns:
+        64 hex digits.
     """
     parts = json.dumps([request_key, provider, prompt_version, schema_version])
     return hashlib.sha256(parts.encode()).hexdigest()
@@ -56,24 +68,49 @@ class AnswerCache:
     """Answers by key; the first answer of a key stands. For one thread; open it after a fork, not before.
 
     A damaged file is renamed to NAME.corrupt-TIME and an empty one takes its place, which is said. Any other
-    failure (disk full, locked for TIMEOUT_S) costs that one answer: counted in `errors` by SQLite's name for
-    it, and said the first time; so is an entry that is no answer although its checksum fits, under
-    BAD_ENTRY. None of these stops training.
+    failure (disk full, locked for TIMEOUT_S) loses one answer: it is counted in `errors` by SQLite's name of
+    the failure, and said the first time. An entry that is no answer although its checksum fits is counted
+    under BAD_ENTRY and said the first time. None of these stops training.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        """say: takes a line for the user. Raises BadInput where `path` cannot be a cache at all."""
+        """Open the file, or create it.
+
+        Args:
+            path: The file, on a local disk.
+            say: Takes a line for the user.
+
+        Raises:
+            BadInput: `path` cannot be a cache at all.
+        """
         self.path, self._say = path.absolute(), say
         self.errors: Counter[str] = Counter()
         self._inode = 0
         self._db: sqlite3.Connection | None = self._open()
 
     def get(self, key: str) -> CachedAnswer | None:
-        """The answer of `key`, exactly as it was put, or None."""
+        """Return an answer exactly as it was put.
+
+        Args:
+            key: A name from `answer_key`.
+
+        Returns:
+            The answer; None where there is none that can be used.
+        """
         return self._try(lambda db: _unpack(key, _rows(db, _GET, key)))
 
     def put(self, key: str, text: str, meta: Mapping[str, Any]) -> None:
-        """Store an answer, unless `key` has one. Raises TypeError or ValueError for what JSON cannot hold."""
+        """Store an answer, unless the key has one.
+
+        Args:
+            key: A name from `answer_key`.
+            text: The answer as the provider gave it.
+            meta: What it took, as JSON values.
+
+        Raises:
+            TypeError: JSON cannot hold a value of `meta`.
+            ValueError: A number in `meta` is not finite.
+        """
         blob = _pack(key, text, meta)
         self._try(lambda db: _rows(db, _PUT, key, blob))
 
@@ -81,7 +118,7 @@ class AnswerCache:
         """Count an entry that cannot be used, and say so the first time.
 
         Args:
-            why: what is wrong with it.
+            why: What is wrong with the entry.
         """
         self.errors[BAD_ENTRY] += 1
         if self.errors[BAD_ENTRY] == 1:
@@ -201,7 +238,7 @@ def _pack(key: str, text: str, meta: Mapping[str, Any]) -> bytes:
 
 
 def _unpack(key: str, rows: list[tuple[Any, ...]]) -> CachedAnswer | None:
-    """What `_pack` made for this key, or None without a row.
+    """Return what `_pack` made for this key, or None without a row.
 
     Raises _Damaged where a byte has changed, _BadEntry where something else than an answer was written.
     """
@@ -222,13 +259,16 @@ def _unpack(key: str, rows: list[tuple[Any, ...]]) -> CachedAnswer | None:
 
 
 def _checksum(key: str, answer: bytes) -> bytes:
-    """SQLite has none: a changed byte in a page of the file would be served as the answer."""
+    """Return a checksum of key and answer.
+
+    SQLite has none: it would serve a page with a changed byte as the answer.
+    """
     return zlib.crc32(answer, zlib.crc32(key.encode())).to_bytes(4, "big")
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Processes that open or replace a cache in `folder` do so one after the other."""
+    """Make processes that open or replace a cache in `folder` do so one after the other."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -31,8 +31,15 @@ Weights = Sequence[float]
 
 @dataclass(frozen=True)
 class AskLimits:
-    """How often to ask. Steps are environment steps of the run; None: no limit, ask whenever nothing covers
-    the state."""
+    """How often to ask.
+
+    Attributes:
+        cooldown_steps: Environment steps of the run without an ask after an ask; None for no limit.
+        success_cooldown_steps: Environment steps of the run without an ask after a success; None for no
+            limit.
+        use_triggers: Whether an ask needs a trigger. False: ask whenever nothing covers the state.
+        use_latch: Whether an ask needs the gate's latch.
+    """
 
     cooldown_steps: int | None
     success_cooldown_steps: int | None
@@ -51,9 +58,13 @@ class _Slot:
 class LLMController:
     """Advice for N environments side by side.
 
-    outcomes: one count a step and environment: plan, answer, prior_net, quiet (no trigger), latch, cooldown,
-    success_cooldown, useless (it was asked, and the answer cannot be followed here), reader, or what became
-    of an ask (see Asked). triggers_fired: how often each fired.
+    Attributes:
+        answers: The answers so far, by plan key or policy key.
+        outcomes: One count a step and environment: plan, answer, prior_net, quiet (no trigger), latch,
+            cooldown, success_cooldown, useless (the state was asked about, and the answer cannot be followed
+            here), reader, or what became of an ask (see Asked).
+        triggers_fired: How often each trigger fired.
+        plans: How often a plan ended, by its status: done, impossible.
     """
 
     def __init__(
@@ -67,8 +78,18 @@ class LLMController:
         privileged: Callable[[int], list[str]] | None = None,
         wording: Wording = GRID_WORDING,
     ):
-        """asker: None for one that only gives the answers it has. privileged: environment number -> its
-        optimal actions now, for a provider that may see them. wording: of the family of worlds."""
+        """Begin without answers.
+
+        Args:
+            asker: Asks the provider; None for a controller that only gives the answers it has.
+            triggers: When an ask is worth considering.
+            limits: How often to ask.
+            actions: Names of the task's actions.
+            num_envs: N.
+            max_tokens: Longest answer, in tokens.
+            privileged: Environment number -> its optimal actions now, for a provider that may see them.
+            wording: How states are put into words and filed, for the family of worlds.
+        """
         self.asker, self.triggers, self.limits, self.actions = asker, triggers, limits, actions
         self.max_tokens, self.privileged, self.wording = max_tokens, privileged, wording
         self.answers: dict[str, Answer] = {}
@@ -89,11 +110,22 @@ class LLMController:
         learned: Sequence[Weights | None] | None = None,
         over: Sequence[bool] | None = None,
     ) -> Prior:
-        """Advice for this step.
+        """Return advice for this step, and ask where it is worth an ask.
 
-        env_step: of the run. td_error: of the step that led here, by environment. latched: where the gate
-        allows asking, everywhere by default. learned: the distilled network's distribution where it is
-        confident. over: where the episode has ended: no action counts there, and nothing is decided.
+        Args:
+            states: What the agent knows in each of the N environments.
+            env_step: Environment step of the run.
+            td_error: TD error of the step that led here, for each environment; None where not known.
+            latched: Where the gate allows asking; None: everywhere.
+            learned: The distilled network's distribution, (A,) for each environment; None where it is not
+                confident.
+            over: Where the episode has ended. No action counts there, and nothing is decided.
+
+        Returns:
+            Logits (N, A), mask (N, A), confidence (N,) and source (N,).
+
+        Raises:
+            BadInput: The journal is damaged, or does not belong to this run.
         """
         self._now = env_step
         arrived = self.asker.collect_arrival(env_step) if self.asker else None
@@ -120,7 +152,13 @@ class LLMController:
         return _prior(advice, len(self.actions))
 
     def make_reader(self, num_envs: int) -> LLMController:
-        """An adviser for evaluation: gives the answers this one has, asks nobody and leaves no trace here."""
+        """Return an adviser for evaluation, with the answers so far.
+
+        It asks nobody and leaves no trace in this controller.
+
+        Args:
+            num_envs: Environments side by side in the evaluation.
+        """
         copy = LLMController(
             None,
             Triggers(1.0, math.inf, 0),
@@ -134,7 +172,12 @@ class LLMController:
         return copy
 
     def end_episode(self, success: bool, env_step: int) -> None:
-        """Tell how an episode ended, for the plateau and the cooldown after a success."""
+        """Note how an episode ended, for the plateau and the cooldown after a success.
+
+        Args:
+            success: Whether the task was solved.
+            env_step: Environment step of the run.
+        """
         self.triggers.plateau.record_episode(success)
         if success:
             self._last_success = env_step
@@ -188,13 +231,13 @@ class LLMController:
         return follower.look_up(state, self.answers, (kind, key)), "answered"
 
     def _file(self, asked: Asked) -> None:
-        """A plan serves every state of its kind, a policy the very state that it was given for."""
+        """Keep an answer: a plan for every state of its kind, a policy for the one state it was given for."""
         if asked.answer is not None:
             request = asked.question.request
             self.answers[request.plan_key if asked.answer.plan else request.key] = asked.answer
 
     def metrics(self) -> dict[str, float]:
-        """Counts and shares since the run began, by their names in docs/metrics.md."""
+        """Return counts and shares since the run began, by their names in docs/metrics.md."""
         assert self.asker is not None
         asker, steps = self.asker, max(1, sum(self.outcomes.values()))
         asked = asker.counts["asked"]
@@ -215,7 +258,7 @@ class LLMController:
         return row | {f"llm/failure/{kind}": float(n) for kind, n in sorted(asker.failures.items())}
 
     def _cooldown_left(self) -> int:
-        """Environment steps until no cooldown forbids an ask."""
+        """Return the environment steps until no cooldown forbids an ask."""
         limits = self.limits
         pairs = (
             (self._last_ask, limits.cooldown_steps),
@@ -225,7 +268,7 @@ class LLMController:
         return max(0, *ends, self._now) - self._now if ends else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next decision depends on, but for the journal's records and the environments' maps."""
+        """Return all that the next decision depends on, without the journal's records and the maps."""
         assert self.asker is not None
         return {
             "asker": self.asker.state_dict(),
@@ -250,7 +293,14 @@ class LLMController:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned, for as many environments.
+
+        Raises:
+            BadInput: The journal does not reach to where `state` was taken, or is damaged behind it.
+        """
         assert self.asker is not None
         self.asker.load_state_dict(state["asker"])
         self.triggers.load_state_dict(state["triggers"])
@@ -290,7 +340,11 @@ def _read_answer(stored: list[Any]) -> Answer:
 
 
 def _prior(advice: Sequence[StepAdvice | None], num_actions: int) -> Prior:
-    """Every action is allowed: one without a share has the floor of `prior_logits`, and no adviser bans."""
+    """Put the environments' advice together, N of them.
+
+    Every action is allowed. An action without a share has the floor of `prior_logits`, and no adviser bans
+    one.
+    """
     weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
     mask = torch.ones(len(advice), num_actions, dtype=torch.bool)
     confidence = torch.zeros(len(advice))
@@ -304,5 +358,12 @@ def _prior(advice: Sequence[StepAdvice | None], num_actions: int) -> Prior:
 
 
 def prior_logits(probs: Tensor) -> Tensor:
-    """Log of an advised distribution (..., A), no action below FLOOR / A."""
+    """Return the log of an advised distribution, raised so that no action is below FLOOR / A.
+
+    Args:
+        probs: The distribution, (..., A).
+
+    Returns:
+        log((1 - FLOOR) * probs + FLOOR / A), (..., A).
+    """
     return ((1.0 - FLOOR) * probs + FLOOR / probs.shape[-1]).log()

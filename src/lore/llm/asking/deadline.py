@@ -16,11 +16,17 @@ _free = threading.BoundedSemaphore(MAX_THREADS)
 
 
 def call(fn: Callable[[], T], timeout_s: float) -> T:
-    """What `fn` returns or raises, if it does so within timeout_s seconds.
+    """Return what `fn` returns, or raise what it raises, if it does so in time.
 
     fn runs in a daemon thread, for Python cannot stop code that waits inside a library. After the deadline
-    its result is dropped, and the thread ends when fn does; it does not keep the process alive.
-    Raises ProviderError: "timeout" at the deadline; "stuck" where MAX_THREADS calls have not ended yet.
+    the result of fn is dropped. The thread ends when fn does; it does not keep the process alive.
+
+    Args:
+        fn: What to call.
+        timeout_s: Seconds until the deadline.
+
+    Raises:
+        ProviderError: "timeout" at the deadline; "stuck" where MAX_THREADS calls have not ended yet.
     """
     if timeout_s <= 0:
         raise ProviderError("timeout", "no time left")

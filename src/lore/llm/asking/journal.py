@@ -14,23 +14,34 @@ from lore.base.jsonl import JsonlFile
 class Journal:
     """Records in order, one JSON object a line, and a position: after the last record that was used.
 
-    Opened on a file that exists, it stands at the start: a run that died before its first checkpoint begins
-    again and is served from the beginning. `load_state_dict` moves it to where a checkpoint stood. A run
-    takes what lies after the position, and appends when nothing is left there.
+    A journal that is opened on an existing file stands at the start: a run that died before its first
+    checkpoint begins again and is served from the beginning. `load_state_dict` moves the position to where a
+    checkpoint stood. A run takes what lies after the position, and appends when nothing is left there.
 
     A write that a crash cut short has no newline: that piece is dropped. Nothing was done with it, as its
     append never returned.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises OSError where it cannot be written."""
+        """Open or create the file.
+
+        Args:
+            path: The file, llm.jsonl of a run folder.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         self.path = path
         self._file = JsonlFile(path)
         self._file.drop_torn()
         self.load_state_dict({"offset": 0})
 
     def peek(self) -> dict[str, Any] | None:
-        """The next record to be served, or None. Raises ValueError, naming the byte, where it is damaged."""
+        """Return the next record to be served, or None where nothing is left.
+
+        Raises:
+            ValueError: The line is damaged; the message names its first byte.
+        """
         if not self._left:
             return None
         try:
@@ -42,7 +53,7 @@ class Journal:
             raise ValueError(f"{self.path}: no record at byte {self._offset} ({error})") from error
 
     def take(self) -> dict[str, Any] | None:
-        """As `peek`, and step over it."""
+        """Do as `peek`, and step over the record."""
         record = self.peek()
         if record is not None:
             self._offset += len(self._left.popleft()) + 1
@@ -51,19 +62,32 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record: it is on the disk when this returns, and counts as used.
 
-        Raises RuntimeError while there are records to take, TypeError or ValueError for what JSON cannot
-        hold, OSError when the disk refuses. None of these leaves a trace in the file.
+        Args:
+            record: JSON values.
+
+        Raises:
+            RuntimeError: There are records to take.
+            TypeError: JSON cannot hold a value.
+            ValueError: JSON cannot hold a value.
+            OSError: The disk refuses. None of these errors leaves a trace in the file.
         """
         if self._left:
             raise RuntimeError(f"{self.path}: {len(self._left)} records were not taken yet")
         self._offset += self._file.append(record, durable=True)
 
     def state_dict(self) -> dict[str, int]:
-        """The position, in bytes: what lies after it is served to a run that resumes from here."""
+        """Return the position, in bytes: what lies after it is served to a run that resumes from here."""
         return {"offset": self._offset}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Move to the position of `state_dict`. Raises ValueError where no record of this file ends there."""
+        """Move to where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: No record of this file ends there.
+        """
         self._left = deque(self._file.rows_after(state["offset"]))
         self._offset = state["offset"]
 

@@ -31,7 +31,15 @@ class SweepLedger:
     """
 
     def __init__(self, path: Path, limit: int) -> None:
-        """Creates the file at 0 where there is none. Raises BadInput where it is not a ledger, or damaged."""
+        """Open the count; create it at 0 where there is none.
+
+        Args:
+            path: The file that all jobs of the sweep name.
+            limit: Most reservations.
+
+        Raises:
+            BadInput: The file is not a ledger, or is damaged.
+        """
         self.path, self.limit = path.absolute(), limit
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,14 +50,22 @@ class SweepLedger:
             raise BadInput(OPTION, f"{str(self.path)!r} cannot be used: {error}") from error
 
     def used(self) -> int:
-        """Reservations so far, of all processes. Raises LedgerError."""
+        """Return the reservations so far, of all processes.
+
+        Raises:
+            LedgerError: The count cannot be read.
+        """
         with _open(self.path) as db:
             return _count(db)
 
     def reserve(self) -> bool:
-        """Take one of the calls; on the disk before this returns True. False when none is left.
+        """Take one of the calls. Call it right before sending, once for each request sent, retries included.
 
-        Call it right before sending, once for each request sent, retries included. Raises LedgerError.
+        Returns:
+            True where a call was left; the reservation is then on the disk. False when none is left.
+
+        Raises:
+            LedgerError: The count cannot be read or raised.
         """
         with _open(self.path) as db:
             db.execute("BEGIN IMMEDIATE")

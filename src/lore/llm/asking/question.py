@@ -10,7 +10,14 @@ from lore.llm.request import Request
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and where: `env_step` of the run, `env` among those side by side, the trigger's name."""
+    """What is asked, and where.
+
+    Attributes:
+        request: The question.
+        env_step: Environment step of the run.
+        env: Number of the environment among those side by side.
+        trigger: Name of the trigger that fired.
+    """
 
     request: Request
     env_step: int
@@ -20,10 +27,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Asked:
-    """What came of a question. answer is None unless outcome is "answered"; else the outcome says why not:
+    """What came of a question.
 
-    failed, budget, sweep_budget, breaker, paused (the server asked to be left alone); with llm.wait=false
-    also waiting (`collect_arrival` will bring it) and busy (not asked: an earlier question is under way).
+    Attributes:
+        question: What was asked.
+        outcome: answered, failed, budget, sweep_budget, breaker, paused (the server asked to be left alone);
+            with llm.wait=false also waiting (`collect_arrival` will bring the answer) and busy (not asked,
+            because an earlier question is under way).
+        answer: The answer; None unless outcome is "answered".
     """
 
     question: Question

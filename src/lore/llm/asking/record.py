@@ -26,13 +26,29 @@ _KINDS: dict[str, tuple[type, ...]] = {
 class AskRecord:
     """A question that counted, and its outcome.
 
-    env_step, env, trigger: of the question. arrived: environment step of the outcome. turn: how often the
-    asker had looked for arrivals by then. key, plan_key: what a policy and a plan are filed under. provider,
-    prompt_version, answer_version: who was asked, in which words, and how the answer is read. cached: the
-    cache answered. sent: attempts that went out. refused: by the sweep's ledger. failures: of the attempts;
-    first, where it was met, bad_cache_entry. text: of the answer. actions: in the order of its weights. usd,
-    tokens: None where they are not known. ask: its number in the run, from 1; 0 in older files.
-    pause_until: see Sent.
+    Attributes:
+        env_step: Environment step of the question.
+        arrived: Environment step of the outcome.
+        turn: How often the asker had looked for arrivals by then.
+        env: Number of the environment.
+        trigger: Name of the trigger that fired.
+        key: What a policy is filed under.
+        plan_key: What a plan is filed under.
+        provider: Identity of the adviser.
+        prompt_version: Version of the words in which it was asked.
+        answer_version: Version of how its answer is read.
+        cached: Whether the cache answered.
+        sent: Attempts that went out.
+        refused: Whether the sweep's ledger refused.
+        failures: Kinds of failure of the attempts; first, where it was met, bad_cache_entry.
+        text: The answer; None where there is none.
+        actions: Names of the actions, in the order of the answer's weights.
+        usd: Dollars; None where they are not known.
+        tokens: Tokens in and out together; None where they are not known.
+        latency_s: Seconds of the attempts together.
+        ask: Number of the ask in the run, from 1; 0 in older files.
+        pause_until: The server asked to be left alone until this time, in seconds since 1970; 0 where it did
+            not.
     """
 
     env_step: int
@@ -58,7 +74,7 @@ class AskRecord:
     pause_until: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values, with a checksum; pause_until only where there is one."""
+        """Return the record as JSON values, with a checksum; pause_until only where there is one."""
         values = dataclasses.asdict(self)
         if not self.pause_until:
             del values["pause_until"]
@@ -69,13 +85,13 @@ def read_record(values: Mapping[str, Any]) -> AskRecord:
     """Check a line of the journal; lines of older runs have no checksum.
 
     Args:
-        values: the line, as JSON reads it.
+        values: The line, as JSON reads it.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: a field is missing, unknown, of a wrong type or size, or does not fit the others.
+        ValueError: A field is missing, unknown, of a wrong type or size, or does not fit the others.
     """
     given = dict(values)
     crc = given.pop("crc", None)

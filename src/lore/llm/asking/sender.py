@@ -33,9 +33,16 @@ a bug of a provider, the whole reservation is booked."""
 class Sent:
     """What a provider gave, over all attempts.
 
-    text: None where it gave no answer. failures: kinds, in order. sent: attempts that went out. usd, tokens:
-    None where they are not known. refused: the sweep's ledger had no call left. pause_until: the server asked
-    to be left alone until this time (seconds since 1970); 0 where it did not.
+    Attributes:
+        text: The answer; None where it gave none.
+        failures: Kinds of failure, in order.
+        sent: Attempts that went out.
+        usd: Dollars; None where they are not known.
+        tokens: Tokens in and out together; None where they are not known.
+        latency_s: Seconds of the attempts together.
+        refused: Whether the sweep's ledger had no call left.
+        pause_until: The server asked to be left alone until this time, in seconds since 1970; 0 where it did
+            not.
     """
 
     text: str | None = None
@@ -61,23 +68,29 @@ class Sender:
         retries: int,
         clock: Callable[[], float],
     ):
-        """Args:
-        provider: whom to ask. It may have a method `prepare`, called before a call is taken from the ledger.
-        say: takes a line for the user.
-        ledger: counts the calls of a whole sweep.
-        timeout_s: seconds of one question with all its attempts.
-        retries: attempts after the first.
-        clock: seconds since 1970.
+        """Begin; nothing is sent yet.
+
+        Args:
+            provider: Whom to ask. It may have a method `prepare`, called before a call is taken from the
+                ledger.
+            say: Takes a line for the user.
+            ledger: Counts the calls of a whole sweep; None where there is no sweep.
+            timeout_s: Seconds of one question with all its attempts.
+            retries: Attempts after the first.
+            clock: Returns the seconds since 1970.
         """
         self.provider, self.ledger, self._say, self._clock = provider, ledger, say, clock
         self.timeout_s, self.retries = timeout_s, retries
         self._said: set[str] = set()
 
     def bounds(self, request: Request) -> tuple[float, int]:
-        """The most that a question can cost, all attempts together; a token is at least one byte.
+        """Return the most that a question can cost, all attempts together; a token is at least one byte.
+
+        Args:
+            request: The question.
 
         Returns:
-            Dollars, and tokens in and out.
+            Dollars, and tokens in and out together.
         """
         attempts = 1 + self.retries
         tokens = request.max_tokens + len((request.system + request.prompt).encode()) + EXTRA_TOKENS
@@ -86,8 +99,11 @@ class Sender:
     def send(self, request: Request) -> Sent:
         """Ask the provider until it answers, fails for good, or the time is up.
 
+        Args:
+            request: The question.
+
         Returns:
-            What came of it; nothing is raised.
+            What came of it. A failure is not raised but named there.
         """
         sent, end = Sent(), time.monotonic() + self.timeout_s
         for tries_left in range(self.retries, -1, -1):
@@ -124,14 +140,14 @@ class Sender:
         return sent
 
     def _is_granted(self, end: float) -> bool:
-        """Whether the sweep's ledger lets a call out. Raises LedgerError, also where that takes too long."""
+        """Say whether the sweep's ledger grants a call. Raises LedgerError, also where it takes too long."""
         try:
             return self.ledger is None or call(self.ledger.reserve, end - time.monotonic())
         except ProviderError as error:
             raise LedgerError(f"the sweep's ledger: {error}") from error
 
     def _run(self, name: str, end: float, *arguments: Request) -> Reply | None:
-        """A method of the provider, where it has it. Raises ProviderError, whatever that raises itself."""
+        """Call a method of the provider, if it exists. Raises ProviderError, whatever the method raises."""
         method = getattr(self.provider, name, None)
         if method is None:
             return None
@@ -150,14 +166,14 @@ class Sender:
         return call(guarded, end - time.monotonic())
 
     def _say_once(self, error: ProviderError) -> None:
-        """Failures that no waiting ends, and that their kind does not explain."""
+        """Tell the user of failures that no waiting ends, and that their kind does not explain."""
         if (error.kind.startswith("bug_") or error.kind == "no_client") and error.kind not in self._said:
             self._said.add(error.kind)
             self._say(mask(f"LLM: provider {self.provider.name}: {error} (said once)"))
 
 
 def _book(sent: Sent, reply: Reply | None, kind: str) -> None:
-    """Add what one attempt cost; kind: of its failure, empty where it was answered."""
+    """Add what one attempt cost. `kind` names its failure; it is empty where the attempt was answered."""
     if reply is None and kind not in MAY_HAVE_ANSWERED and not kind.startswith("bug_"):
         return
     if reply is None or sent.usd is None or sent.tokens is None or not _is_countable(reply):

@@ -12,17 +12,25 @@ from lore.llm.request import Request
 
 
 class StoredAnswers:
-    """One adviser's answers. A plan is filed under its kind of situation, weights under the very one."""
+    """The stored answers of one adviser.
+
+    A plan is filed under its kind of situation, weights under the one situation that they were given for.
+    """
 
     def __init__(self, cache: AnswerCache | None, identity: str):
-        """cache: None for no answers at all. identity: of the adviser."""
+        """Look into a cache for one adviser.
+
+        Args:
+            cache: The answers that runs share; None for no answers at all.
+            identity: `identity()` of the adviser.
+        """
         self._cache, self._identity = cache, identity
 
     def find(self, request: Request) -> tuple[str | None, int]:
-        """Look for the plan of this kind of situation, else for the answer to this very one.
+        """Look for a plan for this kind of situation, or else for an answer to this very request.
 
         Args:
-            request: what is to be asked.
+            request: What is to be asked.
 
         Returns:
             The answer's text, None where there is none; and how many entries held something else.
@@ -44,10 +52,10 @@ class StoredAnswers:
         """Store an answer, unless there is one already.
 
         Args:
-            request: what was asked.
-            answer: what the text says.
-            text: as the adviser wrote it.
-            meta: what it took, as JSON values.
+            request: What was asked.
+            answer: What the text says.
+            text: The answer as the adviser wrote it.
+            meta: What it took, as JSON values.
         """
         if self._cache is not None and request.actions:
             key = request.plan_key if answer.plan else request.key
@@ -59,7 +67,7 @@ class StoredAnswers:
 
 
 def _belongs(text: str, key: str, request: Request) -> bool:
-    """Whether a stored text is an answer, and of the kind that is filed under this key."""
+    """Say whether a stored text is an answer, and of the kind that is filed under this key."""
     try:
         answer = parse_answer(text, request.actions)
     except BadAnswer:

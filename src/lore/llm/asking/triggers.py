@@ -12,28 +12,48 @@ NAMES = ("novelty", "td_error", "plateau", "boundary")
 
 
 class Novelty:
-    """1 / sqrt(visits of a key so far): above `threshold` in a key's first 1 / threshold^2 visits."""
+    """Fires where a key is new.
+
+    1 / sqrt(visits so far) is above `threshold` in the first 1 / threshold^2 visits of a key.
+    """
 
     def __init__(self, threshold: float):
         self.threshold = threshold
         self.visits: Counter[str] = Counter()
 
     def visit(self, key: str) -> bool:
-        """Count a visit; whether the key is still new."""
+        """Count a visit.
+
+        Args:
+            key: The plan key of the state.
+
+        Returns:
+            True where the key is still new.
+        """
         before = self.visits[key]
         self.visits[key] += 1
         return before == 0 or 1.0 / math.sqrt(before) > self.threshold
 
 
 class Surprise:
-    """|TD error| above `threshold` running standard deviations of it (Welford 1962)."""
+    """Fires where |TD error| is above `threshold` times the running standard deviation of the TD error.
+
+    Source of the running variance: Welford 1962.
+    """
 
     def __init__(self, threshold: float):
         self.threshold = threshold
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
     def observe(self, error: float) -> bool:
-        """Count an error; whether it stands out among those before. One that is not finite does not."""
+        """Count a TD error. An error that is not finite is not counted.
+
+        Args:
+            error: The TD error of one step.
+
+        Returns:
+            True where it stands out among the errors before.
+        """
         if not math.isfinite(error):
             return False
         stands_out = self.count > 1 and abs(error) > self.threshold * math.sqrt(self.squares / self.count)
@@ -45,9 +65,9 @@ class Surprise:
 
 
 class Plateau:
-    """Success that does not move: two halves of a full window of episodes whose means are as good as equal.
+    """Fires where success does not move: both halves of a full window of episodes have means within MARGIN.
 
-    A share of 0.95 and more is no plateau but the end of learning.
+    A share of successes of SOLVED and more is no plateau but the end of learning.
     """
 
     MARGIN, SOLVED = 0.05, 0.95
@@ -56,9 +76,15 @@ class Plateau:
         self.outcomes: deque[bool] = deque(maxlen=window)
 
     def record_episode(self, success: bool) -> None:
+        """Note whether an episode was a success.
+
+        Args:
+            success: Whether the task was solved.
+        """
         self.outcomes.append(success)
 
     def is_flat(self) -> bool:
+        """Say whether the window is full, and success neither moves nor has come to its end."""
         window = self.outcomes.maxlen or 0
         if window < 2 or len(self.outcomes) < window:
             return False
@@ -68,7 +94,10 @@ class Plateau:
 
 
 class Boundary:
-    """The episode's start, a key picked up, a door opened: told from two states, one after the other."""
+    """Fires at the episode's start, and where a key was picked up or a door opened.
+
+    It tells by comparing two states in a row.
+    """
 
     def __init__(self) -> None:
         self.carried = ""
@@ -77,7 +106,11 @@ class Boundary:
         )
 
     def observe(self, state: GridState) -> bool:
-        """Whether one was crossed on the way to `state`."""
+        """Say whether a boundary was crossed on the way to a state. Call it once for every state.
+
+        Args:
+            state: What the agent knows now.
+        """
         carried = "" if state.carrying is None else " ".join(state.carrying)
         got_key = carried != self.carried and carried.startswith("key")
         was_shut = None if self.ahead is None else state.cells.get((self.ahead[0], self.ahead[1]))
@@ -88,14 +121,27 @@ class Boundary:
 
 
 class Triggers:
-    """All of them for one run."""
+    """All triggers of one run."""
 
     def __init__(self, novelty_threshold: float, td_error_threshold: float, plateau_window: int):
+        """Begin with nothing seen.
+
+        Args:
+            novelty_threshold: See Novelty.
+            td_error_threshold: See Surprise; in standard deviations.
+            plateau_window: Episodes that Plateau looks at; below 2 it never fires.
+        """
         self.novelty, self.surprise = Novelty(novelty_threshold), Surprise(td_error_threshold)
         self.plateau = Plateau(plateau_window)
 
     def fire(self, key: str, td_error: float | None, boundary: bool) -> list[str]:
-        """Names of those that fire at this step. td_error: of the step before, None where not known."""
+        """Return the names of the triggers that fire at this step, in the order of NAMES.
+
+        Args:
+            key: The plan key of the state.
+            td_error: TD error of the step before; None where it is not known.
+            boundary: Whether a boundary was crossed.
+        """
         found = {
             "novelty": self.novelty.visit(key),
             "td_error": td_error is not None and self.surprise.observe(td_error),
@@ -105,6 +151,7 @@ class Triggers:
         return [name for name in NAMES if found[name]]
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what was seen so far, without the boundaries of the environments."""
         surprise = self.surprise
         return {
             "visits": dict(self.novelty.visits),
@@ -113,6 +160,7 @@ class Triggers:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
         self.novelty.visits = Counter(state["visits"])
         self.surprise.count, self.surprise.mean, self.surprise.squares = state["surprise"]
         self.plateau.outcomes.clear()
