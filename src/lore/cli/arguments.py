@@ -46,12 +46,15 @@ def read(command: str, typed: Sequence[str], flags: Iterable[str]) -> CommandLin
     """Take a command line apart; flags may stand anywhere in it.
 
     Args:
-        command: its name, for messages.
-        typed: the arguments.
-        flags: the long flags that this command takes.
+        command: Name of the command, for messages.
+        typed: The arguments.
+        flags: The long flags that this command takes.
+
+    Returns:
+        The KEY=VALUE arguments and the flags.
 
     Raises:
-        BadInput: names the flag.
+        BadInput: A flag is unknown, or its value is wrong or missing; the flag is named.
     """
     line = CommandLine([])
     rest = iter(typed)
@@ -87,17 +90,20 @@ def split_options(
     base: Sequence[str],
     reads: Sequence[str],
 ) -> tuple[Any, Config]:
-    """The command's own options, and lore-train's for what is left.
+    """Split a command line into the command's options and those that it shares with lore-train.
 
     Args:
-        command: its name, for messages.
-        cls: dataclass of the command's own options.
-        line: the command line.
-        base: what lore-train's options start from here.
-        reads: first parts of the keys that the command reads; another one is refused.
+        command: Name of the command, for messages.
+        cls: Dataclass of the command's options.
+        line: The command line.
+        base: Arguments that lore-train's options start from here, before those of the line.
+        reads: First parts of lore-train's keys that the command reads; any other key is refused.
+
+    Returns:
+        The command's options, an instance of `cls`, and lore-train's options.
 
     Raises:
-        BadInput: names the key.
+        BadInput: A key is unknown or not read here, or its value is wrong; the key is named.
     """
     names = [field.name for field in dataclasses.fields(cls)]
     own = [a for a in line.arguments if a.partition("=")[0] in names]
@@ -110,7 +116,11 @@ def split_options(
 
 
 def swept_values(argument: str) -> list[str]:
-    """KEY=A,B -> KEY=A, KEY=B."""
+    """Split KEY=A,B into KEY=A and KEY=B.
+
+    Args:
+        argument: KEY=VALUE with commas between the values.
+    """
     key, equals, values = argument.partition("=")
     return [f"{key}{equals}{value}" for value in values.split(",")]
 

@@ -15,13 +15,13 @@ from lore.training import run_folder
 
 
 def train_to_the_end(command: str, cfg: Config, run_dir: Path, begin: Callable[[], None]) -> int:
-    """Train in a claimed run folder and turn the way that ends into an exit status.
+    """Train in a claimed run folder, and turn the end of training into an exit status.
 
     Args:
         command: Name of the command, for messages.
         cfg: Options of the run.
         run_dir: The run folder, which this process has claimed.
-        begin: Writes what stands in the folder before training (config.yaml, provenance.json).
+        begin: Writes the files that stand in the folder before training (config.yaml, provenance.json).
 
     Returns:
         0 finished, 1 failed, 2 bad input, 130 interrupted and saved.

@@ -24,7 +24,14 @@ lore-eval evaluates a checkpoint on held-out episodes. Its last line is one JSON
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """lore-eval: held-out episodes with a stored checkpoint. Returns the exit status."""
+    """Run lore-eval: evaluate a stored checkpoint on held-out episodes.
+
+    Args:
+        argv: Arguments of the command; None: those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
     return guard(EVAL, argv, lambda: page(HELP, own=[EvalOptions]), _eval)
 
 
@@ -40,7 +47,7 @@ def _eval(arguments: list[str]) -> None:
 
 
 def _stored(run_dir: Path) -> Config:
-    """Options of the run that lore-eval looks at, on the CPU where its device is missing. Raises BadInput."""
+    """Read the options of the run to evaluate, for the CPU where its device is missing. Raises BadInput."""
     try:
         return load_to_evaluate(run_dir)
     except BadInput as error:

@@ -22,7 +22,14 @@ run of 2000 steps. Each result is a row of FOLDER/rows.jsonl with the card's nam
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Try the card. Returns the exit status: 0, or 1 where a part failed, or 2 without a card or a folder."""
+    """Run scripts/gpu: try a graphics card.
+
+    Args:
+        argv: Arguments of the command; None: those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 where a part failed, 2 without a card or a folder, 130 interrupted.
+    """
     return guard(GPU, argv, lambda: HELP, _try)
 
 

@@ -29,10 +29,10 @@ def guard(
     """Run a command's work on its arguments, or answer --help or --version.
 
     Args:
-        command: its name, for messages.
-        argv: the arguments; None: those of this process.
-        page: makes the text for --help.
-        work: does the command's work; returns an exit status, or None where the result is what it printed.
+        command: Name of the command, for messages.
+        argv: Arguments of the command; None: those of this process.
+        page: Makes the text for --help.
+        work: Does the command's work; returns an exit status, or None where the result is what it printed.
 
     Returns:
         The exit status. Every error has become a line on stderr.
@@ -61,30 +61,50 @@ def guard(
 
 
 def _printed(command: str) -> int:
-    """The exit status of a command that lives by what it prints: a result that nobody received is none."""
+    """Return the exit status of a command whose result is its output: it fails where the output was lost."""
     sys.stdout.flush()
     lost = lost_output().get("stdout")
     return DONE if lost is None else _fail(command, f"its output could not be written: {lost}")
 
 
 def debug() -> bool:
-    """Whether LORE_DEBUG=1 asks for tracebacks."""
+    """Say whether LORE_DEBUG=1 asks for tracebacks."""
     return os.environ.get("LORE_DEBUG") == "1"
 
 
 def brief(error: BaseException) -> str:
-    """An error of our own or another's making as one line, without secrets."""
+    """Write an error, of this package or of a library, as one line without secrets.
+
+    Args:
+        error: The error.
+    """
     return mask(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def refuse(command: str, error: BadInput) -> int:
-    """Say what is wrong with the input. Returns the exit status."""
+    """Say on stderr what is wrong with the input.
+
+    Args:
+        command: Name of the command.
+        error: What is wrong; it names the key.
+
+    Returns:
+        The exit status, 2.
+    """
     print(mask(f"{command}: {' '.join(str(error).split())}"), file=sys.stderr, flush=True)
     return BAD_INPUT
 
 
 def say_interrupted(command: str, run_dir: Path | None = None) -> int:
-    """Say that the user ended it, and how a run goes on. Returns the exit status."""
+    """Say on stderr that the user ended the command, and how a run goes on.
+
+    Args:
+        command: Name of the command.
+        run_dir: Folder of the run that was saved; None where there is nothing to go on with.
+
+    Returns:
+        The exit status, 130.
+    """
     rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED

@@ -37,13 +37,13 @@ def page(
     own: Sequence[type] = (),
     shared: Sequence[str] | None = (),
 ) -> str:
-    """The text that --help prints.
+    """Write the text that --help prints.
 
     Args:
-        intro: what the command does, with examples.
-        flags: the flags that it takes besides --help and --version.
-        own: dataclasses of its own options.
-        shared: first parts of lore-train's keys that it takes too; None: all of them.
+        intro: What the command does, with examples.
+        flags: Flags that the command takes besides --help and --version.
+        own: Dataclasses of the command's options.
+        shared: First parts of lore-train's keys that the command takes too; None: all of them.
     """
     parts = [intro.strip(), "Flags:\n" + "\n".join(map(_flag, ("--help", "--version", *flags)))]
     parts.extend(_options(cls.__doc__ or "", fields(cls), cls()) for cls in own)

@@ -30,7 +30,14 @@ lore-probe asks an adviser about labelled situations of a task. Its last line is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """lore-probe: how good an adviser is before it touches training. Returns the exit status."""
+    """Run lore-probe: measure how good an adviser is before it touches training.
+
+    Args:
+        argv: Arguments of the command; None: those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
     return guard(PROBE, argv, lambda: page(HELP, FLAGS, [ProbeOptions], READS), _probe)
 
 

@@ -29,7 +29,14 @@ export takes lore-train's env= and llm= too: the adviser that explores.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """lore-record export, import or stats. Returns the exit status."""
+    """Run lore-record: export prompts, import answers, or print statistics of a data set.
+
+    Args:
+        argv: Arguments of the command, "export", "import" or "stats" first; None: those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    """
     return guard(RECORD, argv, lambda: page(HELP, FLAGS, list(OPTIONS.values()), READS), _record)
 
 

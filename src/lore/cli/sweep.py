@@ -29,13 +29,17 @@ LAUNCHERS = ("hydra/launcher=parallel", "hydra/launcher=joblib")
 
 
 def is_parallel(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for jobs in processes of this machine."""
+    """Say whether a command line asks for jobs in processes of this machine.
+
+    Args:
+        arguments: KEY=VALUE arguments; one of LAUNCHERS asks for it.
+    """
     return any(argument in LAUNCHERS for argument in arguments)
 
 
 @contextmanager
 def lead() -> Iterator[None]:
-    """In the parent, around the launch: shows the jobs, and hands a signal on to them as a wish to stop.
+    """Show the jobs while the parent launches them, and pass a signal on to them as a wish to stop.
 
     The first signal lets every job save and keeps the waiting ones from starting; Ctrl-C after that raises
     KeyboardInterrupt, and the launcher kills what still runs.
@@ -73,7 +77,7 @@ def _attend(folder: Path, asked: Callable[[], str], over: threading.Event) -> No
 
 
 class Worker:
-    """In a process of a parallel sweep: looks after the job that it runs.
+    """Looks after the job that a process of a parallel sweep runs.
 
     Outside of training, signals are ignored here: a worker that dies takes the whole sweep with it.
     """
@@ -85,15 +89,15 @@ class Worker:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def run(self, number: int, run_dir: Path, work: Callable[[], int]) -> int:
-        """Do a job, its output in the folder of the run instead of among that of the others.
+        """Do a job. Its output goes to a file in the run folder, apart from that of the other jobs.
 
         Args:
-            number: Of the job in the sweep.
-            run_dir: Its folder.
-            work: The job; it returns an exit status.
+            number: Number of the job in the sweep.
+            run_dir: The run folder.
+            work: Does the job; it returns an exit status.
 
         Returns:
-            The exit status: 130 at once where the sweep is to stop.
+            The exit status of the job; 130 at once, without the job, where the sweep is to stop.
         """
         if self._is_over():
             return INTERRUPTED
@@ -112,7 +116,7 @@ class Worker:
         return status
 
     def _leave(self, name: str, card: dict[str, object]) -> None:
-        if self.folder.exists():  # the parent takes it along when it ends
+        if self.folder.exists():  # the parent removes it at its end
             write_atomic(self.folder / name, json.dumps(card))
 
     def _is_orphan(self) -> bool:
@@ -126,13 +130,13 @@ class Worker:
             time.sleep(POLL_S)
             orphan, over = self._is_orphan(), self._is_over()
             if self.busy and over:
-                os.kill(os.getpid(), signal.SIGTERM)  # again and again: the first may come before training
+                os.kill(os.getpid(), signal.SIGTERM)  # repeated: the first may come before training
             elif orphan and not self.busy:
-                os._exit(INTERRUPTED)  # nobody takes a result any more
+                os._exit(INTERRUPTED)  # the parent is gone: no process waits for a result
 
 
 @cache
 def worker() -> Worker | None:
-    """This process as a worker of a parallel sweep; None where it is none."""
+    """Return this process as a worker of a parallel sweep; None where it is none."""
     parent, _, folder = os.environ.get(VARIABLE, "").partition(":")
     return Worker(int(parent), Path(folder)) if parent and os.getppid() == int(parent) else None

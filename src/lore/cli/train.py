@@ -52,7 +52,10 @@ Whole numbers may be written as 10k, 1e4 or 1_000, and paths with ~. docs/config
 
 
 class JobFailed(RuntimeError):
-    """A job of a sweep ended with this exit status; its own line has been printed. sweep: its folder."""
+    """A job of a sweep ended with an exit status other than 0; its line has been printed.
+
+    status: the exit status. sweep: folder of the sweep.
+    """
 
     def __init__(self, status: int, sweep: str) -> None:
         super().__init__(status, sweep)
@@ -60,7 +63,14 @@ class JobFailed(RuntimeError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """lore-train: one run, a sweep (-m), or the rest of a run (resume=RUN_DIR). Returns the exit status."""
+    """Run lore-train: one run, a sweep (-m), or the rest of a run (resume=RUN_DIR).
+
+    Args:
+        argv: Arguments of the command; None: those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+    """
     return guard(TRAIN, argv, lambda: page(HELP, FLAGS, shared=None), _command)
 
 
@@ -139,9 +149,9 @@ def _status_of(job: Callable[[], None]) -> int:
 
 
 def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None = None) -> int:
-    """One run in a folder of its own. Every error becomes a line on stderr and an exit status.
+    """Run one job in a run folder. Every error becomes a line on stderr and an exit status.
 
-    sweep: folder of the sweep that the run belongs to; its name is the run's group in W&B.
+    sweep: folder of the sweep that the run belongs to; the folder's name is the run's group in W&B.
     """
     try:
         cfg = config.to_options(node)
@@ -194,8 +204,11 @@ def _announce(cfg: Config, before: str = "") -> None:
 
 
 def _prepare(cfg: Config) -> str:
-    """Raise BadInput where gate or provider are unknown. What `dtype` is on this machine: config.yaml says
-    what was computed with, not what was left open."""
+    """Check the gate and the provider, and return the compute type that `dtype` stands for on this machine.
+
+    config.yaml then says what was computed with, not what was left open. Raises BadInput where the gate or
+    the provider is unknown.
+    """
     from lore.training.build import check_plugins, compute_type
 
     check_plugins(cfg)
@@ -203,7 +216,7 @@ def _prepare(cfg: Config) -> str:
 
 
 def _check_task(cfg: Config) -> None:
-    """Make the environment once: the one sure way to know that its options fit. Raises BadInput."""
+    """Make the environment once: nothing else shows for certain that its options fit. Raises BadInput."""
     from lore.training.build import is_advised
     from lore.training.families import refuse_what_is_missing
 

@@ -36,7 +36,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """In one word."""
+        """How the job stands, in a word."""
         return "running" if self.ended is None else ENDED.get(self.ended, f"exit status {self.ended}")
 
 

@@ -224,7 +224,7 @@ class Terminal:
             threading.Thread(target=self._draw_idle, name="live view", daemon=True).start()
         console = self._live.console
         size = (console.width, console.height)
-        if self._size not in (None, size):  # the lines drawn before are wrapped anew, nobody knows where
+        if self._size not in (None, size):  # the terminal has wrapped the old lines anew: where is unknown
             console.clear()
         self._size = size
         self._live.update(panel(self.view), refresh=True)
