@@ -1,6 +1,6 @@
 """The arms of a study: what each letter switches, and the name of what a config is.
 
-A letter owns its switches: who overrides one of them runs something else, and is told so at start.
+A letter owns the switches that it sets. A run that overrides one of them is another run, so it is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def allows(wanted: Any, value: Any) -> bool:
-    """Say whether a switch that an arm wants at `wanted` may have the value `value`."""
+    """Say whether a switch may have a value under an arm.
+
+    Args:
+        wanted: Value that the arm sets; ANY_NUMBER for a limit, which may be any number but null.
+        value: Value that the run has.
+    """
     return value is not None if wanted is ANY_NUMBER else value == wanted
 
 
@@ -56,10 +61,10 @@ def check_arm(cfg: Config) -> None:
     """Check that a run has every switch as its arm sets it.
 
     Args:
-        cfg: The options of the run; `cfg.ablation` names the arm, None for none.
+        cfg: Options of the run; `cfg.ablation` names the arm, None for none.
 
     Raises:
-        BadInput: There is no such arm, or a switch that it owns was overridden.
+        BadInput: There is no such arm, or a switch that the arm owns was overridden.
     """
     if cfg.ablation is None:
         return
@@ -79,11 +84,11 @@ def check_arm(cfg: Config) -> None:
 def arm_name(cfg: Config) -> str:
     """Name a run as a study does: `cfg.ablation`, or the letter that its switches amount to, else custom.
 
-    Another adviser than the scripted one is named too, as in D-oracle. A run without DreamerV3 has the name
-    of whom it follows: random, or the adviser.
+    An adviser other than the scripted one is named too, as in D-oracle. A run without DreamerV3 is named
+    after the adviser that it follows, or random.
 
     Args:
-        cfg: The options of the run.
+        cfg: Options of the run.
     """
     if cfg.agent.name != "dreamer":
         return "random" if cfg.gate.name == "none" else cfg.llm.provider

@@ -122,7 +122,14 @@ LARGEST = 2**63  # what a 64-bit whole number can hold ends before it
 
 
 def check(cfg: Config) -> None:
-    """Raise BadInput at the first option, or combination of options, that cannot be run."""
+    """Check the ranges, the choices and the combinations of all options of a run.
+
+    Args:
+        cfg: Options of the run.
+
+    Raises:
+        BadInput: At the first option, or combination of options, that cannot be run; the key is named.
+    """
     _secrets(cfg)
     _ranges(cfg)
     if cfg.agent.name == "dreamer":
@@ -137,7 +144,14 @@ def check(cfg: Config) -> None:
 
 
 def check_eval(options: EvalOptions) -> None:
-    """Raise BadInput where lore-eval cannot run these options; the run folder itself is not looked at."""
+    """Check the options of lore-eval; the run folder itself is not looked at.
+
+    Args:
+        options: Options of the command.
+
+    Raises:
+        BadInput: An option is missing or out of range; the key is named.
+    """
     if not options.run:
         raise BadInput("run", "is missing; give a run folder, as in run=outputs/DATE/NAME")
     if options.episodes < 1:

@@ -57,27 +57,30 @@ OmegaConf.register_new_resolver("lore.folder", lambda path: str(user_path(path, 
 
 
 def compose(overrides: Sequence[str] = (), config_dir: str | None = None) -> Config:
-    """The checked options of `lore-train OVERRIDES`, for notebooks and tests.
+    """Compose and check the options of `lore-train OVERRIDES`, for notebooks and tests.
 
     Args:
         overrides: KEY=VALUE, GROUP=NAME, +preset=NAME and so on, as on the command line.
-        config_dir: a folder of your own configs, as --config-dir gives it.
+        config_dir: A folder of your own configs, as --config-dir gives it; None: none.
 
     Raises:
-        BadInput: names the key, and what would be right.
+        BadInput: The options cannot be run; the message names the key, and what would be right.
     """
     return next(compose_jobs(as_overrides(overrides, config_dir)))
 
 
 def compose_jobs(overrides: Sequence[str], *, sweep: bool = False) -> Iterator[Config]:
-    """The checked options of the one run, or of each job of a sweep.
+    """Compose and check the options of one run, or of each job of a sweep.
 
     Args:
-        overrides: what `as_overrides` returned.
-        sweep: the values between commas are those of several jobs.
+        overrides: What `as_overrides` returned.
+        sweep: Whether the values between commas are those of several jobs.
+
+    Yields:
+        The options of each job.
 
     Raises:
-        BadInput: at the first job that cannot be run.
+        BadInput: At the first job that cannot be run.
     """
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
@@ -92,15 +95,18 @@ def compose_jobs(overrides: Sequence[str], *, sweep: bool = False) -> Iterator[C
 def as_overrides(
     arguments: Sequence[str], config_dir: str | None = None, *, sweep: bool = False
 ) -> list[str]:
-    """What was typed, in Hydra's words, with the places that configs are looked for in.
+    """Translate what was typed into Hydra's words, and add the places where configs are looked for.
 
     Args:
         arguments: KEY=VALUE ... of the command line.
-        config_dir: a folder of your own configs; None: none.
-        sweep: commas separate the values of several jobs.
+        config_dir: A folder of your own configs; None: none.
+        sweep: Whether commas separate the values of several jobs.
+
+    Returns:
+        Overrides for Hydra.
 
     Raises:
-        BadInput: names the key.
+        BadInput: A value cannot be what the option needs, or there is no such folder; the key is named.
     """
     _offer_installed()
     places = [f"pkg://{package}" for package in plugins.config_packages()]
@@ -138,12 +144,23 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def is_known(key: str) -> bool:
-    """Whether lore-train has an option or a group of this name."""
+    """Say whether lore-train has an option or a group of this name.
+
+    Args:
+        key: Dotted key, such as run.steps.
+    """
     return key in types_of(Config) or key in group_names() or key.partition(".")[0] == "hydra"
 
 
 def to_options(node: DictConfig) -> Config:
-    """Checked options of a composed config; raises BadInput at an unknown key or a contradiction."""
+    """Turn a composed config into checked options.
+
+    Args:
+        node: The config, with all groups merged.
+
+    Raises:
+        BadInput: A key is unknown, a value has the wrong type, or options contradict one another.
+    """
     try:
         _refuse_unknown(OmegaConf.to_container(node))
         cfg = OmegaConf.to_object(node)
@@ -155,12 +172,23 @@ def to_options(node: DictConfig) -> Config:
 
 
 def to_yaml(cfg: Config) -> str:
-    """The resolved config as YAML: what config.yaml of a run folder holds."""
+    """Write a resolved config as YAML: what config.yaml of a run folder holds.
+
+    Args:
+        cfg: Options of the run.
+    """
     return OmegaConf.to_yaml(OmegaConf.structured(cfg))
 
 
 def eval_options(arguments: Sequence[str]) -> EvalOptions:
-    """Checked options of `lore-eval KEY=VALUE ...`; raises BadInput."""
+    """Read and check the options of `lore-eval KEY=VALUE ...`.
+
+    Args:
+        arguments: KEY=VALUE ... of the command line.
+
+    Raises:
+        BadInput: A key is unknown, or a value is wrong or missing; the key is named.
+    """
     options = plain_options(EvalOptions, "lore-eval", arguments)
     check_eval(options)
     return options
@@ -170,7 +198,19 @@ T = TypeVar("T")
 
 
 def plain_options(cls: type[T], command: str, arguments: Sequence[str]) -> T:
-    """Options of a command that has no groups, from KEY=VALUE ...; raises BadInput."""
+    """Read the options of a command that has no groups.
+
+    Args:
+        cls: Dataclass of the options.
+        command: Name of the command, for messages.
+        arguments: KEY=VALUE ... of the command line.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        BadInput: A key is unknown, or a value is missing or has the wrong type; the key is named.
+    """
     hints = types_of(cls)  # type: ignore[arg-type]
     given: dict[str, str | int | None] = {}
     for argument in arguments:

@@ -30,7 +30,11 @@ ELSEWHERE = {
 
 
 def group_names() -> dict[str, list[str]]:
-    """Config group -> the names in it, as in lore/conf."""
+    """List the names in every config group, as in lore/conf.
+
+    Returns:
+        Config group -> names; the groups in ADDED come last.
+    """
     folders = [
         f for f in files("lore.conf").iterdir() if f.is_dir() and f.name not in ("hydra", "__pycache__")
     ]
@@ -42,7 +46,14 @@ def group_names() -> dict[str, list[str]]:
 
 
 def explain(error: BaseException) -> BadInput:
-    """One line for an error that Hydra or OmegaConf raised while it composed a config."""
+    """Turn an error that Hydra or OmegaConf raised while it composed a config into one line.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The error to raise instead; it names the key, or the file, and what would be right.
+    """
     if isinstance(error, MissingConfigException):
         return _no_config(error)
     if isinstance(error, OverrideParseException):
@@ -79,7 +90,14 @@ def explain(error: BaseException) -> BadInput:
 
 
 def unknown(key: str) -> BadInput:
-    """An option that there is not, and the ones that may have been meant."""
+    """Make the error for an option that does not exist, with the options that may have been meant.
+
+    Args:
+        key: The key that was typed, without leading + or ~.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     groups = group_names()
     if key in ADDED:
         return BadInput(key, f"is added to a run: write +{key}=NAME, one of {', '.join(groups[key])}")
@@ -101,7 +119,16 @@ def unknown(key: str) -> BadInput:
 
 
 def wrong_type(error: OmegaConfBaseException, schema: type, override: str = "") -> BadInput:
-    """A value that the option's type cannot be. override: KEY=VALUE that gave it, or empty where unknown."""
+    """Make the error for a value that the option's type cannot be.
+
+    Args:
+        error: OmegaConf's error, which names the key.
+        schema: Dataclass of the options.
+        override: KEY=VALUE that gave the value; empty where that is unknown.
+
+    Returns:
+        The error, for the caller to raise.
+    """
     key = error.full_key or ""
     given = override.partition("=")[2].strip("'")
     needs = in_words(types_of(schema).get(key), key)

@@ -30,11 +30,14 @@ class Field:
 
 
 def fields(cls: type, prefix: str = "") -> Iterator[Field]:
-    """Every option of a dataclass, those of groups inside it included, in the order of the source.
+    """List every option of a dataclass, groups of options included, in the order of the source.
 
     Args:
-        cls: a dataclass whose fields stand on one line each, with the comment behind.
-        prefix: of the keys, with its dot.
+        cls: A dataclass whose fields stand on one line each, with the comment behind.
+        prefix: Text before each key, with the dot; empty at the top.
+
+    Yields:
+        The options; a group comes before the options in it.
     """
     hints, comments = typing.get_type_hints(cls), _comments(cls)
     for field in dataclasses.fields(cls):
@@ -46,17 +49,34 @@ def fields(cls: type, prefix: str = "") -> Iterator[Field]:
 
 @cache
 def types_of(cls: type) -> dict[str, Any]:
-    """Dotted key -> type of every option below a dataclass, groups included."""
+    """Return the type of every option of a dataclass, groups of options included.
+
+    Args:
+        cls: A dataclass, as `fields` takes it.
+
+    Returns:
+        Dotted key -> type.
+    """
     return {field.key: field.hint for field in fields(cls)}
 
 
 def accepts(hint: Any, kind: type) -> bool:
-    """Whether a type is `kind`, or `kind` among others, as in `int | None`."""
+    """Say whether a type is a given one, or a union that holds it, as `int | None` holds int.
+
+    Args:
+        hint: Type of an option; None for a key that is no option.
+        kind: The type to look for.
+    """
     return hint is kind or (isinstance(hint, types.UnionType) and kind in typing.get_args(hint))
 
 
 def in_words(hint: Any, key: str) -> str:
-    """What an option of this type takes, in plain English. hint None: an entry of a mapping of numbers."""
+    """Say in plain English what an option of a type takes.
+
+    Args:
+        hint: Type of the option; None for an entry of a mapping of numbers.
+        key: Dotted key of the option, for examples.
+    """
     if hint is None:
         return "a number"
     if isinstance(hint, types.UnionType):

@@ -48,18 +48,29 @@ NAMED = {
 
 
 def check_names(cfg: Config) -> None:
-    """Raise BadInput where a gate or a provider is named that there is not. Imports neither."""
+    """Check that the gate and the provider of a run have names that are known. Neither is imported.
+
+    Args:
+        cfg: Options of the run.
+
+    Raises:
+        BadInput: A name is unknown; the key and the known names are in the message.
+    """
     _known("gate.name", cfg.gate.name, ["none", *plugins.names(GATE_GROUP, GATES)], "gate")
     _known("llm.provider", cfg.llm.provider, plugins.names(PROVIDER_GROUP, PROVIDERS), "provider")
 
 
 def config_packages() -> list[str]:
-    """Packages of configs that installed packages offer: they hold folders such as env/ and experiment/."""
+    """List the packages of configs, with folders such as env/ and experiment/, that are installed."""
     return sorted({point.value for point in entry_points(group=CONFIG_GROUP)})
 
 
 def installed_names() -> dict[str, list[str]]:
-    """Config group -> names that entry points of installed packages add to it."""
+    """List the names that entry points of installed packages add to the config groups.
+
+    Returns:
+        Config group (env, gate, llm) -> names, sorted.
+    """
     return {name: sorted({p.name for p in entry_points(group=row[0])}) for name, row in NAMED.items()}
 
 

@@ -30,12 +30,12 @@ REPEATED = ("llm.base_url", "llm.key_variable")  # where a key from the environm
 
 
 def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
-    """Options of a run that goes on.
+    """Read the options of a run that goes on.
 
     Args:
         run_dir: The run folder.
         overrides: KEY=VALUE of the command line: run.steps, and what has to be repeated (REPEATED).
-        device: The one to use here instead of the stored one.
+        device: Device to use here instead of the stored one; None: the stored one.
 
     Raises:
         BadInput: The file cannot be used, or has to be confirmed; the key, or the file, is named.
@@ -63,7 +63,18 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None
 
 
 def load_to_evaluate(run_dir: Path, device: str | None = None) -> Config:
-    """Options of a run that is looked at: nobody is asked, so no key goes anywhere. See `load_stored`."""
+    """Read the options of a run for an evaluation: no adviser is asked, so no key goes anywhere.
+
+    Args:
+        run_dir: The run folder.
+        device: Device to use here instead of the stored one; None: the stored one.
+
+    Returns:
+        The stored options, with the usual llm.base_url and llm.key_variable.
+
+    Raises:
+        BadInput: The file cannot be used; the key, or the file, is named.
+    """
     cfg = _options(_read(run_dir), run_dir, device)
     usual = Config()
     cfg.llm.base_url, cfg.llm.key_variable = usual.llm.base_url, usual.llm.key_variable

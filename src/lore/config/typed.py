@@ -30,7 +30,14 @@ _GRAMMAR = re.compile(
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that 10k, 1e4, 1_000 or 2.5k stand for; None where the text is none."""
+    """Read a whole number as people write it: 10k, 1e4, 1_000 or 2.5k.
+
+    Args:
+        text: What was typed.
+
+    Returns:
+        The number; None where the text is no whole number.
+    """
     match = _WHOLE.fullmatch(text.strip())
     if match is None:
         return None
@@ -42,15 +49,15 @@ def whole_number(text: str) -> int | None:
 
 
 def as_hydra(arguments: Iterable[str], groups: Iterable[str], *, sweep: bool = False) -> list[str]:
-    """Command line -> overrides for Hydra.
+    """Translate a command line into overrides for Hydra.
 
     Args:
         arguments: KEY=VALUE, +KEY=VALUE, ~KEY.
-        groups: names of the config groups; their values are names.
-        sweep: commas separate the values of several jobs.
+        groups: Names of the config groups; their values are names.
+        sweep: Whether commas separate the values of several jobs.
 
     Raises:
-        BadInput: at a value that no option of this type can have.
+        BadInput: A value cannot be what the option needs; the key is named.
     """
     hints = types_of(Config)
     names = set(groups)
@@ -128,7 +135,11 @@ def _whole(value: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Text in Hydra's quotes; null and what is quoted already stay as they are."""
+    """Put text in Hydra's quotes; null, empty text and what is quoted already stay as they are.
+
+    Args:
+        value: The text.
+    """
     if value in ("null", "") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
         return value
     # Hydra drops backslashes only before a quote, and at the end of the text.
