@@ -17,13 +17,17 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def out_of_space(error: BaseException | None) -> str | None:
-    """Why nothing more can be written, where `error` or one that led to it says so; else None.
+    """Say why nothing more can be written, where an error means that.
 
     Libraries raise what they like after a write that failed (torch a RuntimeError), so the errors that led to
-    it count as well.
+    `error` count as well.
+
+    Args:
+        error: What was raised; None for nothing.
 
     Returns:
         The system's words, such as "No space left on device": for a full disk, a quota, a limit on file size.
+        None where the error has another reason.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -22,10 +22,13 @@ class Unreadable(ValueError):
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new or renamed files in `folder` as durable as their contents.
+    """Make the names of new or renamed files in a folder as durable as their contents.
 
-    A file system that cannot do that for folders (some network file systems) keeps names as it does: a power
-    failure may cost the latest ones. That is said once.
+    Some network file systems cannot sync a folder; a power failure may then cost the latest names. That is
+    said once.
+
+    Args:
+        folder: An existing folder.
 
     Raises:
         OSError: The disk refuses for another reason.
@@ -80,14 +83,14 @@ def as_file_name(text: str) -> str:
 
 
 def user_path(text: str, key: str) -> Path:
-    """The path that an option holds, with ~ and ~user as home folders.
+    """Read an option as a path, with ~ and ~user as home folders.
 
     Args:
-        text: the option's value.
-        key: the option, for the error.
+        text: Value of the option.
+        key: Name of the option, for the error.
 
     Raises:
-        BadInput: where there is no such home folder.
+        BadInput: There is no such home folder.
     """
     try:
         return Path(text).expanduser()
@@ -96,10 +99,14 @@ def user_path(text: str, key: str) -> Path:
 
 
 def read_text(path: Path, limit: int = LIMIT) -> str:
-    """The text of a small file.
+    """Read a small text file.
+
+    Args:
+        path: The file.
+        limit: Size in bytes above which the file is not read.
 
     Raises:
-        Unreadable: It is missing, no file, larger than `limit` bytes, or not UTF-8.
+        Unreadable: The file is missing, no file, too large, or not UTF-8.
     """
     try:
         with path.open("rb") as file:
@@ -115,7 +122,7 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
 
 
 def read_json(path: Path, kind: type = dict, limit: int = LIMIT) -> Any:
-    """The value in a small JSON file.
+    """Read the value in a small JSON file.
 
     Args:
         path: The file.
@@ -123,7 +130,7 @@ def read_json(path: Path, kind: type = dict, limit: int = LIMIT) -> Any:
         limit: Size in bytes above which the file is not read.
 
     Raises:
-        Unreadable: It is missing, too large, not UTF-8, not JSON, or another kind of value.
+        Unreadable: The file is missing, too large, not UTF-8, not JSON, or holds another kind of value.
     """
     text = read_text(path, limit)
     try:
@@ -136,7 +143,15 @@ def read_json(path: Path, kind: type = dict, limit: int = LIMIT) -> Any:
 
 
 def set_aside(path: Path, mark: str = "damaged") -> Path:
-    """Rename a file or folder to a name nothing else has, and return the new path: nothing is lost."""
+    """Rename a file or folder to a name that nothing else has, so that nothing is lost.
+
+    Args:
+        path: The file or folder.
+        mark: First part of the new name; a dash, the old name and, if needed, a number follow.
+
+    Returns:
+        The new path, in the same folder.
+    """
     number = 0
     while (aside := path.with_name(f"{mark}-{path.name}{f'.{number}' if number else ''}")).exists():
         number += 1

@@ -20,7 +20,14 @@ class JsonlFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file; its name is on the disk then. Raises OSError where that cannot be."""
+        """Open or create the file, and put its name on the disk.
+
+        Args:
+            path: The file. Its folder exists.
+
+        Raises:
+            OSError: The file cannot be opened or created.
+        """
         self.path = path
         self._file = path.open("ab", buffering=0)
         sync_folder(path.parent)
@@ -35,14 +42,15 @@ class JsonlFile:
 
         Args:
             row: What JSON can hold, all numbers finite.
-            durable: Whether the row is on the disk, power failures included, before this returns.
+            durable: Whether the row must be on the disk, safe from a power failure, before this returns.
 
         Returns:
             The length of the row in bytes.
 
         Raises:
             OSError: The disk refuses the row, or a part of it.
-            TypeError: JSON cannot hold a value of the row; ValueError for a number that is not finite.
+            TypeError: JSON cannot hold a value of the row.
+            ValueError: A number is not finite.
         """
         line = (json.dumps(dict(row), allow_nan=False) + "\n").encode()
         before = self.size
@@ -56,12 +64,19 @@ class JsonlFile:
         return len(line)
 
     def sync(self) -> int:
-        """Put all rows on the disk; the length in bytes, for a checkpoint to refer to."""
+        """Put all rows on the disk, and return the length in bytes, for a checkpoint to refer to."""
         os.fsync(self._file.fileno())
         return self.size
 
     def check(self, offset: int) -> None:
-        """Raise ValueError, naming the file, where `offset` is not the end of one of its rows."""
+        """Check that a row of the file ends at an offset.
+
+        Args:
+            offset: Length in bytes that a checkpoint refers to.
+
+        Raises:
+            ValueError: The file is shorter, or no row ends there; the file is named.
+        """
         if self.size < offset:
             raise ValueError(
                 f"{self.path} has {self.size} bytes, fewer than the {offset} the checkpoint refers to: "
@@ -75,16 +90,33 @@ class JsonlFile:
                 )
 
     def truncate(self, offset: int) -> None:
-        """Drop everything behind byte `offset`; see `check` for what it raises."""
+        """Drop everything behind an offset.
+
+        Args:
+            offset: Bytes to keep.
+
+        Raises:
+            ValueError: As `check`.
+        """
         self.check(offset)
         os.ftruncate(self._file.fileno(), offset)
 
     def drop_torn(self) -> None:
-        """Drop a last line without its end: nobody was told that it was written."""
+        """Drop a last line without a line end: nobody was told that it was written."""
         os.ftruncate(self._file.fileno(), self.path.read_bytes().rfind(b"\n") + 1)
 
     def rows_after(self, offset: int) -> list[bytes]:
-        """The lines behind byte `offset`, without their ends; see `check` for what it raises."""
+        """Read the whole rows behind an offset.
+
+        Args:
+            offset: Where to start, in bytes.
+
+        Returns:
+            The lines, without their ends.
+
+        Raises:
+            ValueError: As `check`.
+        """
         self.check(offset)
         with self.path.open("rb") as file:
             file.seek(offset)

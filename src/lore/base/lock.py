@@ -1,4 +1,4 @@
-"""One process owns a folder: a lock that its process takes along when it dies, by kill -9 too."""
+"""One process owns a folder: by a lock that ends with the process, also by kill -9."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _lock(path: Path, folder: Path, key: str) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(path, handle):
                 break
-        except (BlockingIOError, PermissionError) as error:  # NFS has the second for the first
+        except (BlockingIOError, PermissionError) as error:  # NFS raises the second in place of the first
             os.close(handle)
             raise BadInput(
                 key, f"{str(folder)!r} is in use by {_holder(path)}; wait until it ends, or stop it"
@@ -90,9 +90,9 @@ def _lock(path: Path, folder: Path, key: str) -> int:
         except OSError:
             os.close(handle)
             raise
-        os.close(handle)  # the owner before has removed the file
+        os.close(handle)  # the previous owner has removed the file
     note = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now(UTC):%FT%TZ}"}
-    with suppress(OSError):  # of a full disk: the lock holds, only who holds it stays unknown
+    with suppress(OSError):  # a full disk: the lock holds, but the note of its holder is lost
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(note).encode(), 0)
     return handle
@@ -106,7 +106,7 @@ def _is(path: Path, handle: int) -> bool:
 
 
 def _holder(path: Path) -> str:
-    time.sleep(0.1)  # it may be about to write who it is
+    time.sleep(0.1)  # the holder may be about to write its note
     try:
         note = json.loads(path.read_bytes()[:1000])
         return f"process {note['pid']} on {note['host']} since {note['since']}"

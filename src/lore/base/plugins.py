@@ -10,15 +10,30 @@ from lore.base.errors import BadInput
 
 
 def names(group: str, table: Mapping[str, str]) -> list[str]:
-    """Every name that `load` knows, sorted."""
+    """List every name that `load` knows, sorted.
+
+    Args:
+        group: Group of entry points.
+        table: Name -> "module:attribute", the rows of this package.
+    """
     return sorted({*table, *(point.name for point in entry_points(group=group))})
 
 
 def load(group: str, table: Mapping[str, str], name: str, key: str, what: str) -> Any:
-    """The object that `name` stands for.
+    """Load the object that a name stands for.
 
-    group: of entry points. table: name -> "module:attribute". Raises BadInput naming `key` where the name
-    is unknown, claimed twice or cannot be imported; `what` it is, in one word.
+    Args:
+        group: Group of entry points.
+        table: Name -> "module:attribute", the rows of this package.
+        name: The name.
+        key: The option that holds the name, for the error.
+        what: What the object is, in one word, for the error.
+
+    Returns:
+        The object, such as a class or a factory.
+
+    Raises:
+        BadInput: The name is unknown, claimed twice, or cannot be imported; `key` is named.
     """
     own = [EntryPoint(own, value, group) for own, value in table.items()]
     points = {(point.name, point.value): point for point in [*own, *entry_points(group=group)]}

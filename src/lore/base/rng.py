@@ -1,4 +1,4 @@
-"""Named random streams: who draws what is fixed by a name, so switching one module on moves no other."""
+"""Named random streams: each module draws from a stream by name, so no module changes what others draw."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ from torch import Tensor
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A 63-bit seed for stream `name` of run `seed`: equal on every platform and in every process."""
+    """Derive the seed of a stream: equal on every platform and in every process.
+
+    Args:
+        seed: Seed of the run.
+        name: Name of the stream.
+
+    Returns:
+        A whole number of 63 bits.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that stands at the start of stream `name`."""
+    """Make a generator that stands at the start of a stream.
+
+    Args:
+        seed: Seed of the run.
+        name: Name of the stream.
+        device: Device on which the numbers are drawn.
+    """
     return torch.Generator(device=device).manual_seed(seed_of(seed, name))
 
 
@@ -33,13 +47,14 @@ class Streams:
         return self._generators[name]
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of every stream by name."""
         return {name: g.get_state() for name, g in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Set every stream, in place: who holds a generator goes on with it.
+        """Set every stream, in place: a holder of a generator goes on with the same object.
 
         Args:
-            state: name -> state of the generator; a stream that is not in it starts anew.
+            state: Name of the stream -> state of its generator; a stream that is not in it starts anew.
         """
         for name in self._generators.keys() | state.keys():
             if name in state:

@@ -29,10 +29,10 @@ _variables: set[str] = set()
 
 
 def keep_secret(variable: str) -> None:
-    """Take the value of an environment variable for a secret from now on, whatever its name.
+    """Treat the value of an environment variable as a secret from now on, whatever the variable's name.
 
     Args:
-        variable: name of the variable, which need not be set yet.
+        variable: Name of the variable, which need not be set yet.
     """
     _variables.add(variable)
 

@@ -44,7 +44,7 @@ def protect_streams() -> None:
 
 
 def lost_output() -> dict[str, str]:
-    """What could not be shown so far.
+    """Tell what could not be shown so far.
 
     Returns:
         Name of the stream ("stdout", "stderr") -> why writing to it failed; empty where all was shown.

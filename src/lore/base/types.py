@@ -1,4 +1,4 @@
-"""Data that passes between the rooms: names, shapes, types, and what a thing or a map says of itself."""
+"""Data that passes between the rooms: names, shapes and types, and what a thing or a map can be asked."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class ObsSpec:
 
     @property
     def is_image(self) -> bool:
+        """Whether the entry is an image: (H, W, C) of uint8 that are no categories."""
         return self.classes == 0 and self.dtype == "uint8" and len(self.shape) == 3
 
 
@@ -33,7 +34,7 @@ class ObsSpec:
 class Episode:
     """One finished training or evaluation episode (a row of episodes.jsonl).
 
-    env_step: transitions made by all environments when it ended. length: its own transitions.
+    env_step: transitions made by all environments when it ended. length: transitions of the episode.
     return_: undiscounted raw reward. success: return_ > 0. layout: hash of the initial grid.
     adviser: who advised it ("none" without advice).
     """
@@ -115,7 +116,12 @@ PORTABLE = ("key", "ball", "box")
 
 
 def next_cell(cell: Cell, direction: int) -> Cell:
-    """Return the cell that one step in a direction leads to; directions count from 0, east, clockwise."""
+    """Return the cell that one step in a direction leads to.
+
+    Args:
+        cell: Where the step starts.
+        direction: 0 east, 1 south, 2 west, 3 north; taken modulo 4.
+    """
     dx, dy = STEPS[direction % 4]
     return cell[0] + dx, cell[1] + dy
 
@@ -133,24 +139,24 @@ class Thing(NamedTuple):
 
     @property
     def enterable(self) -> bool:
-        """Whether one can step onto it. One that steps onto lava dies."""
+        """Whether an agent can step onto the thing. An agent that steps onto lava dies."""
         return self.walkable or self.kind == "lava"
 
     @property
     def walkable(self) -> bool:
-        """Whether one can stand on it and live."""
+        """Whether an agent can stand on the thing and live."""
         return self.kind in ("empty", "floor", "goal") or (self.kind == "door" and self.state == "open")
 
     @property
     def shut(self) -> bool:
-        """Whether it is a door that is closed or locked."""
+        """Whether the thing is a door that is closed or locked."""
         return self.kind == "door" and self.state in ("closed", "locked")
 
     def opens_with(self, hand: Thing | None) -> bool:
-        """Say whether it is a shut door that `toggle` opens.
+        """Say whether the thing is a shut door that `toggle` opens.
 
         Args:
-            hand: What the agent carries; a locked door needs a key of its color.
+            hand: What the agent carries, None for nothing; a locked door needs a key of the door's color.
         """
         fits = hand is not None and hand.kind == "key" and hand.color == self.color
         return self.shut and (self.state == "closed" or fits)
@@ -183,7 +189,11 @@ class GridState:
         return next_cell(self.position, self.direction)
 
     def thing_at(self, cell: Cell) -> Thing:
-        """Return what stands in a cell, as last seen; UNSEEN where it was never seen."""
+        """Return what stands in a cell, as last seen; UNSEEN where the cell was never seen.
+
+        Args:
+            cell: (x, y), relative to where the episode started.
+        """
         return self.cells.get(cell, UNSEEN)
 
 
