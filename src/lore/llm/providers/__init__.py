@@ -41,13 +41,13 @@ def build_provider(options: Named) -> Provider:
     """Make the provider that `options.provider` names, after `check_provider`.
 
     Args:
-        options: the options of the group `llm`.
+        options: The options of the group `llm`.
 
     Returns:
         The provider, ready to be asked.
 
     Raises:
-        BadInput: see `check_provider`. Whatever the factory raises is passed on.
+        BadInput: See `check_provider`. Whatever the factory raises is passed on.
     """
     check_provider(options)
     return _factory(options)(options)
@@ -56,14 +56,14 @@ def build_provider(options: Named) -> Provider:
 def check_provider(options: Named) -> None:
     """Refuse, within seconds and before anything is built, a provider that cannot work with these options.
 
-    A factory that has a function `check(options)` is asked by it: it raises BadInput naming the option, and
-    neither loads a model nor sends anything.
+    A factory may have a function `check(options)`, which is called then. It raises BadInput naming the
+    option, and neither loads a model nor sends anything.
 
     Args:
-        options: the options of the group `llm`.
+        options: The options of the group `llm`.
 
     Raises:
-        BadInput: the name is unknown, claimed twice or cannot be imported, or the provider's check refuses.
+        BadInput: The name is unknown, claimed twice or cannot be imported, or the provider's check refuses.
     """
     check = getattr(_factory(options), "check", None)
     if check is not None:
@@ -71,16 +71,16 @@ def check_provider(options: Named) -> None:
 
 
 def may_cost_money(options: Priced) -> bool:
-    """Whether an ask of this provider may cost money, known without building it.
+    """Say whether an ask of this provider may cost money, without building the provider.
 
     Args:
-        options: the options of the group `llm`.
+        options: The options of the group `llm`.
 
     Returns:
         The factory's attribute `paid`; True where it has none. False where all given prices are 0.
 
     Raises:
-        BadInput: the name is unknown, claimed twice or cannot be imported.
+        BadInput: The name is unknown, claimed twice or cannot be imported.
     """
     if options.prices is not None and not any(vars(options.prices).values()):
         return False

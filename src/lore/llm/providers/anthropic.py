@@ -62,7 +62,14 @@ class AnthropicProvider:
 
     @staticmethod
     def check(options: LLMOptions) -> None:
-        """Raises BadInput for options that cannot work, and where there is no key. Sends nothing."""
+        """Refuse options that cannot work, and a missing key. Sends nothing.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: An option cannot work, or the environment holds no key.
+        """
         AnthropicProvider(options)
         if not _key(options.key_variable):
             raise BadInput(
@@ -72,7 +79,14 @@ class AnthropicProvider:
             )
 
     def __init__(self, options: LLMOptions) -> None:
-        """Raises BadInput for options that cannot work. Without a key every ask fails: "no_key"."""
+        """Take up the options; nothing is sent. Without a key every ask fails: "no_key".
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: An option cannot work.
+        """
         keep_secret(options.key_variable)
         self.model = options.model
         self.prices = _prices(options)
@@ -103,10 +117,17 @@ class AnthropicProvider:
         return self._reply(message, time.monotonic() - started)
 
     def submit(self, requests: Mapping[str, Request]) -> str:
-        """Send a batch: id -> request, at most 100 000 of them. Returns the batch's own id.
+        """Send a batch. It costs at most batch_price times the sum of max_cost_usd.
 
-        Costs at most batch_price times the sum of max_cost_usd. Raises ProviderError where it was not taken,
-        and ValueError for an id that has other than 1 to 64 letters, digits, - and _.
+        Args:
+            requests: Id -> request, at most 100 000 of them. An id has 1 to 64 letters, digits, - and _.
+
+        Returns:
+            The id that the server gave the batch.
+
+        Raises:
+            ProviderError: The batch was not taken.
+            ValueError: An id has another form.
         """
         for name in requests:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
@@ -116,15 +137,29 @@ class AnthropicProvider:
         return _word(self._call(lambda: batches.create(requests=items, timeout=limit), limit), "id")  # type: ignore[arg-type]
 
     def poll(self, batch: str) -> bool:
-        """Whether the batch has ended and can be collected. Raises ProviderError."""
+        """Say whether a batch has ended and can be collected.
+
+        Args:
+            batch: The id from `submit`.
+
+        Raises:
+            ProviderError: The server did not answer, or not in the expected form.
+        """
         batches, limit = self._connect().messages.batches, self._options.timeout_s
         state = self._call(lambda: batches.retrieve(batch, timeout=limit), limit)
         return _word(state, "processing_status") == "ended"
 
     def collect(self, batch: str) -> dict[str, Reply | ProviderError]:
-        """What came of each request of a batch that has ended, by id. May be called again.
+        """Fetch what came of each request of a batch that has ended. May be called again.
 
-        Raises ProviderError where the results cannot be fetched or read as a whole.
+        Args:
+            batch: The id from `submit`.
+
+        Returns:
+            Id of the request -> reply, or why there is none.
+
+        Raises:
+            ProviderError: The results cannot be fetched or read as a whole.
         """
         batches, limit = self._connect().messages.batches, BATCH_TIMEOUT_S
 

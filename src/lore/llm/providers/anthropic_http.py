@@ -24,9 +24,15 @@ STATUSES = {429: "rate_limited", 529: "overloaded"}
 
 
 def http_client(base_url: str) -> httpx2.Client:
-    """A client that follows no redirect and asks no other server than that of base_url.
+    """Make a client that follows no redirect and asks no other server than that of base_url.
 
     A redirect would post the prompt, and the key, to wherever a server says.
+
+    Args:
+        base_url: Address of the server.
+
+    Raises:
+        ProviderError: "no_client" where the surroundings (a proxy, certificates) forbid one.
     """
     home = httpx2.URL(base_url)
 
@@ -76,7 +82,10 @@ class _Bounded(httpx2.SyncByteStream):
 
 
 def _bound(response: httpx2.Response) -> None:
-    """Called by the HTTP client between head and body. A compressed body, unasked for, could be a bomb."""
+    """Limit the size and time of a body. The HTTP client calls this between head and body.
+
+    A compressed body, which nobody asked for, could be a bomb and is refused.
+    """
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _Unread("bad_body", "compressed")
     seconds = response.request.extensions["timeout"]["read"]
@@ -85,8 +94,20 @@ def _bound(response: httpx2.Response) -> None:
 
 
 def name_failures(fn: Callable[[], T]) -> T:
-    """What fn returns. Raises ProviderError for every failure of the SDK, and keeps nothing of the original:
-    that holds the request, its headers and whatever words the server chose."""
+    """Call a function of the SDK, and turn every failure of the SDK into a ProviderError.
+
+    Nothing is kept of the original error. It holds the request, its headers and whatever words the server
+    chose.
+
+    Args:
+        fn: What to call.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        ProviderError: The SDK failed; the kind says how.
+    """
     try:
         return fn()
     except anthropic.APIStatusError as error:

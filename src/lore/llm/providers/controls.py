@@ -44,23 +44,39 @@ class Control:
 
 
 def none(options: object) -> Provider:
-    """Says nothing: neither plan nor policy."""
+    """Make the adviser that says nothing: neither plan nor policy.
+
+    Args:
+        options: Not used.
+    """
     return Control("none", lambda _: no_advice())
 
 
 def uniform(options: object) -> Provider:
-    """Every action has the same weight."""
+    """Make the adviser that gives every action the same weight.
+
+    Args:
+        options: Not used.
+    """
     return Control("uniform", lambda request: reply_weights({}, request.actions))
 
 
 def adversarial(options: object) -> Provider:
-    """The worst that a plan can do in any task: let go of what is in hand, shut doors, turn on the spot."""
+    """Make the adviser that gives the worst plan for any task: drop what is in hand, shut doors, turn.
+
+    Args:
+        options: Not used.
+    """
     undo = "drop; if reachable(open door) { toggle(open door) }"
     return Control("adversarial", lambda _: reply(f"{undo}; {IDLE}"))
 
 
 def oracle(options: object) -> Provider:
-    """The best actions of a player who sees the whole grid, alike. Privileged."""
+    """Make the privileged adviser: the best actions of a player who sees the whole grid, with equal weights.
+
+    Args:
+        options: Not used.
+    """
     return Control("oracle", _best, privileged=True)
 
 
@@ -72,11 +88,15 @@ def _best(request: Request) -> Reply:
 
 
 def shuffled(options: object) -> Provider:
-    """Right answers to wrong states: this adviser answers as if the agent stood in another place of its map.
+    """Make the adviser that gives right answers to wrong states.
 
-    The answer is the right plan's first actions from that other place, as weights. It is not the plan itself,
+    It answers as if the agent stood in another place of its map.
+    The answer is the right plan's first actions from the other place, as weights. It is not the plan itself,
     because a plan is mostly right wherever the agent stands. The other place follows from the present
     situation alone. So a resumed run gets the same answers, and answers can be stored.
+
+    Args:
+        options: Not used.
     """
     return Control("shuffled", _advise_from_elsewhere)
 
@@ -93,7 +113,8 @@ def move_elsewhere(state: GridState) -> GridState:
         state: What the agent knows.
 
     Returns:
-        The state in which it stands on one of the empty cells that it knows, and faces any way. The same
+        The state in which the agent stands on one of the empty cells that it knows, and faces any way. The
+            same
         situation always leads to the same pose.
     """
     empty = sorted(cell for cell, thing in state.cells.items() if thing.kind == "empty")

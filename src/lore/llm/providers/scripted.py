@@ -32,9 +32,12 @@ _NAMED = re.compile(rf"(?P<color>\b(?:{'|'.join(COLORS)}) )?(?P<rest>(?:locked )
 class ScriptedProvider:
     """Right in a share of the situations; the same situation always gets the same plan.
 
-    failure: what a wrong answer is. independent: it stays away from what is next, each situation in its own
-    way. colors: the right plan, of things of another color; right where no thing in it has one. sides: the
-    next action of the right plan, left and right confused, as weights. explore: look around, nothing else.
+    The option `failure` says what a wrong answer is:
+
+    - independent: the agent stays away from what is next, in each situation in another way.
+    - colors: the right plan, of things of another color; right where it names no thing that has a color.
+    - sides: the next action of the right plan, left and right confused, as weights.
+    - explore: look around, nothing else.
     """
 
     name = "scripted"
@@ -43,7 +46,14 @@ class ScriptedProvider:
     privileged = False
 
     def __init__(self, options: LLMOptions) -> None:
-        """Raises BadInput for a competence outside [0, 1] and for an unknown failure."""
+        """Take up the options.
+
+        Args:
+            options: The options of the group `llm`.
+
+        Raises:
+            BadInput: The competence is outside [0, 1], or the failure is unknown.
+        """
         if not 0 <= options.competence <= 1:
             raise BadInput("llm.competence", f"{options.competence} is not between 0 and 1")
         if options.failure not in FAILURES:
@@ -77,27 +87,44 @@ class ScriptedProvider:
 
 
 def reply(plan: str, confidence: float = CONFIDENCE) -> Reply:
-    """A plan, as a model would send it; free and at once."""
+    """Make the reply that gives a plan, as a model would send it; free and at once.
+
+    Args:
+        plan: Text of the plan.
+        confidence: In [0, 1].
+    """
     return _sent({"why": "", "plan": plan, "policy": None, "confidence": confidence})
 
 
 def reply_weights(
     weights: Mapping[str, float], actions: tuple[str, ...], confidence: float = CONFIDENCE
 ) -> Reply:
-    """Weights for the next action; those that are not named are 0, but all alike where none is."""
+    """Make the reply that gives weights for the next action.
+
+    Args:
+        weights: Action -> weight. An action that is not named gets 0. Empty: all get the same weight.
+        actions: Names of the task's actions.
+        confidence: In [0, 1].
+    """
     policy = {name: weights.get(name, 0.0) if weights else 1.0 for name in actions}
     return _sent({"why": "", "plan": None, "policy": policy, "confidence": confidence})
 
 
 def no_advice() -> Reply:
-    """An answer without advice."""
+    """Make the reply without advice."""
     return _sent({"why": "", "plan": None, "policy": None, "confidence": 0.0})
 
 
 def right_plan(state: GridState) -> str:
-    """The plan for all that is left of the mission. Reads no more of the state than its plan key tells.
+    """Write the plan for all that is left of the mission.
 
-    Where the mission has no words that it knows: `explore`.
+    The rule reads no more of the state than its plan key tells.
+
+    Args:
+        state: What the agent knows.
+
+    Returns:
+        Text of the plan; `explore` where the mission has no words that the rule knows.
     """
     clauses = _clauses(state.mission)
     boxes = len(clauses) <= 2  # else the plan would be too long
@@ -106,7 +133,7 @@ def right_plan(state: GridState) -> str:
 
 
 def _clauses(mission: str) -> list[str]:
-    """The parts of a mission in the order in which they have to be done."""
+    """Return the parts of a mission in the order in which they have to be done."""
     last, after, first = mission.lower().partition(" after you ")
     ordered = f"{first} then {last}" if after else last
     return re.split(r",? then | and then | and ", ordered)
@@ -129,7 +156,7 @@ def _steps(clause: str, state: GridState, boxes: bool) -> list[str]:
 
 
 def _target(thing: re.Match[str], state: GridState) -> str:
-    """As a plan names it. An object is of the first kind that was seen in its color, or else a ball."""
+    """Name a thing as a plan does. An object is of the first kind seen in its color, or else a ball."""
     color, kind = thing["color"] or "", thing["kind"]
     if kind == "goal":
         return kind
@@ -154,7 +181,7 @@ def _open(door: str, state: GridState, boxes: bool) -> list[str]:
 
 
 def _reach(target: str, state: GridState, boxes: bool) -> list[str]:
-    """Open locked doors until it is in sight; then put down what keeps the hand from clearing the way."""
+    """Open locked doors until the target is seen; put down what keeps the hand from clearing the way."""
     *color, kind = target.split()
     if kind == "goal":
         return []
@@ -167,7 +194,7 @@ def _reach(target: str, state: GridState, boxes: bool) -> list[str]:
 
 
 def _unlock(door: str, key: str, state: GridState, boxes: bool) -> list[str]:
-    """Have the key in hand and the way to the door free. boxes: may be opened to find the key."""
+    """Get the key in hand and the way to the door free. boxes: whether they may be opened to find the key."""
     clear = f"if visible({door}) and not reachable({door}) {{ drop; goto({door}) }}"
     lift = f"pickup({key})"
     if state.carrying is not None and state.carrying.kind == "key":
@@ -182,7 +209,7 @@ def _unlock(door: str, key: str, state: GridState, boxes: bool) -> list[str]:
 
 
 def _seen(state: GridState, kind: str, color: str = "", how: str = "") -> bool:
-    """Whether the plan key tells of such a thing. color: empty, or one of the mission's."""
+    """Say whether the plan key tells of such a thing. color: empty, or one of the mission's."""
     return any(
         thing.kind == kind and color in ("", thing.color) and how in ("", thing.state)
         for thing in state.cells.values()
@@ -201,7 +228,7 @@ def _away(state: GridState, chance: int) -> str:
 
 
 def _recolored(plan: str, chance: int) -> str:
-    """Every color is another one, the same for the same; a thing without one gets one."""
+    """Replace every color by another, the same by the same; a thing without a color gets one."""
 
     def other(thing: re.Match[str]) -> str:
         color = COLORS.index(thing["color"].strip()) + 1 if thing["color"] else chance
@@ -211,7 +238,11 @@ def _recolored(plan: str, chance: int) -> str:
 
 
 def draw(text: str) -> int:
-    """A number in [0, 2**64) that follows from the text, the same in every process."""
+    """Return a number in [0, 2**64) that follows from a text, the same in every process.
+
+    Args:
+        text: Any text.
+    """
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
