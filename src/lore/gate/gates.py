@@ -68,6 +68,12 @@ class Gate:
     follows = False
 
     def __init__(self, options: GateOptions, device: torch.device | str = "cpu"):
+        """Take up the options.
+
+        Args:
+            options: The options of the group `gate`.
+            device: Where the tensors are.
+        """
         self.options, self.device = options, torch.device(device)
         self.kl = KLControl(options.kl, device)
         self._temperature = build_temperature(
@@ -99,7 +105,7 @@ class Gate:
             logits: l_wm, (N, A).
             doubt: What the agent's ensembles say, name -> (N,).
             latched: The latch one step ago, (N,) bool.
-            env_step: Of the run.
+            env_step: Environment step of the run.
         """
         raise NotImplementedError
 
@@ -109,7 +115,7 @@ class Gate:
         Args:
             logits: l_wm, (N, A).
             doubt: What the agent's ensembles say, name -> (N,).
-            env_step: Of the run.
+            env_step: Environment step of the run.
 
         Returns:
             beta, (N,).
@@ -163,9 +169,11 @@ class Gate:
         return False
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what the gate has learned; the options are not in it."""
         return {"kl": self.kl.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
         self.kl.load_state_dict(state["kl"])
 
 
@@ -177,6 +185,7 @@ class FixedGate(Gate):
         self.beta_max = options.beta
 
     def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        """See Gate. The state plays no part, and new advice may always be asked for."""
         return Opening(torch.full_like(logits[:, 0], self.beta_max), torch.ones_like(latched), {})
 
 
@@ -186,12 +195,14 @@ class FollowGate(Gate):
     follows = True
 
     def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        """See Gate. beta is infinite while advice is followed, then 0."""
         end = self.options.follow_steps
         on = end is None or env_step < end
         beta = torch.full_like(logits[:, 0], math.inf if on else 0.0)
         return Opening(beta, torch.full_like(latched, on), {})
 
     def mix(self, logits: Tensor, prior: Prior, beta: Tensor) -> Mixed:
+        """See Gate. Advice replaces the policy where there is advice and beta is above 0."""
         beta = torch.where(prior.source.to(logits.device) > 0, beta, 0.0)
         followed = torch.where(beta.unsqueeze(-1) > 0, prior.logits.to(logits.device), logits)
         return Mixed(followed, beta, torch.ones_like(beta))
@@ -201,11 +212,11 @@ class UncertaintyGate(Gate):
     """beta(s) = beta_max * sigmoid(kappa * (u(s) - tau)) * ramp(env_step) * (1 if latched, else off_scale).
 
     u(s) = w_H * H[pi_wm(.|s)] / log A + w_V * Var[V(s)] / norm_V + w_D * Disagreement(s) / norm_D. Each norm
-    is its term's mean over the first norm_updates gradient steps, then frozen: a term divided by its own
-    running mean averages 1 for ever, and the gate could never close. norm_V is at least (0.05)^2: a spread of
-    the critics below 5 % of the smallest return scale is no doubt, even where no reward came in time for the
-    mean. Quotients are clipped at CLIP, and 1 until there is a mean. The latch goes on above tau_high and
-    off below tau_low.
+    is the mean of its term over the first norm_updates gradient steps, then frozen: a term divided by a
+    running mean of itself averages 1 for ever, and the gate could never close. norm_V is at least (0.05)^2: a
+    spread of the critics below 5 % of the smallest return scale is no doubt, even where no reward came in
+    time for the mean. Quotients are clipped at CLIP, and 1 until there is a mean. The latch goes on above
+    tau_high and off below tau_low.
 
     Every attribute may be assigned on a live gate: weights (entropy, value_var, disagreement), beta_max,
     kappa, tau, tau_high, tau_low, off_scale, warmup_steps, dropout, delta_target, kl_lr.
@@ -240,13 +251,14 @@ class UncertaintyGate(Gate):
         return {"u": u, **out}
 
     def _share(self, name: str, value: Tensor) -> Tensor:
-        """A term (N,) divided by its norm, in [0, CLIP]; 1 until there is one, and where it is not finite."""
+        """Divide a term (N,) by its norm, clipped to [0, CLIP]; 1 without a norm and where not finite."""
         if name not in self.norms:
             return torch.ones_like(value)
         norm = self.norms[name].clamp(min=FLOORS.get(name, 0.0))
         return (value / norm).nan_to_num(1.0).clamp(0.0, CLIP)
 
     def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        """See Gate. Sets the latch, and multiplies beta by off_scale where the latch is off."""
         terms = self.terms(logits, doubt)
         u = terms["u"]
         latched = (u > self.tau_high) | (latched & (u >= self.tau_low))
@@ -254,20 +266,37 @@ class UncertaintyGate(Gate):
         return Opening(beta, latched, terms)
 
     def imagined_beta(self, logits: Tensor, doubt: dict[str, Tensor], env_step: int) -> Tensor:
+        """See Gate."""
         u = self.terms(logits, doubt)["u"]
         return self.openness(u, env_step).clamp(max=self.options.beta_imagine_max)
 
     def openness(self, u: Tensor, env_step: int) -> Tensor:
-        """Compute beta with the latch on: u (N,), environment step of the run -> beta (N,)."""
+        """Compute beta with the latch on.
+
+        Args:
+            u: The uncertainty, (N,).
+            env_step: Environment step of the run.
+
+        Returns:
+            beta, (N,).
+        """
         ramp = min(1.0, env_step / self.warmup_steps) if self.warmup_steps else 1.0
         return self.beta_max * torch.sigmoid(self.kappa * (u - self.tau)) * ramp
 
     @property
     def calibrating(self) -> bool:
+        """Whether `calibrate` still wants states."""
         return self.calibrated < self.norm_updates
 
     def calibrate(self, logits: Tensor, doubt: dict[str, Tensor]) -> None:
-        """Take doubt about states from replay, name -> (N,), into the norms; frozen after norm_updates."""
+        """Take the means of doubt about states from replay into the norms.
+
+        The norms are frozen after norm_updates calls.
+
+        Args:
+            logits: l_wm of states from replay, (N, A); not used here.
+            doubt: What the agent's ensembles say of them, name -> (N,).
+        """
         if not self.calibrating:
             return
         self.calibrated += 1
@@ -277,10 +306,12 @@ class UncertaintyGate(Gate):
             self.norms[name] = before + (mean - before) / self.calibrated
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the multiplier, the norms and how many gradient steps they are means of."""
         norms = {name: value.clone() for name, value in self.norms.items()}
         return {**super().state_dict(), "norms": norms, "calibrated": self.calibrated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
         super().load_state_dict(state)
         self.norms = {name: value.to(self.device) for name, value in state["norms"].items()}
         self.calibrated = state["calibrated"]

@@ -29,6 +29,12 @@ class KLControl:
     """
 
     def __init__(self, options: KLOptions, device: torch.device | str = "cpu"):
+        """Begin with the multiplier at 0.
+
+        Args:
+            options: The options of the group `gate.kl`.
+            device: Where the multiplier is.
+        """
         self.mode, self.delta_target = options.mode, options.delta_target
         self.kl_lr, self.lambda_max = options.kl_lr, options.lambda_max
         self.multiplier = torch.zeros((), device=device)
@@ -78,7 +84,9 @@ class KLControl:
         return torch.where(over, low.float(), beta)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return the multiplier; the options are not in it."""
         return {"multiplier": self.multiplier.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
         self.multiplier = state["multiplier"].to(self.multiplier.device)

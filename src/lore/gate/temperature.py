@@ -33,6 +33,9 @@ def build_temperature(mode: str, entropy_share: float, fixed: float) -> Temperat
         entropy_share: Entropy of the advised distribution as a share of log A, for `entropy`.
         fixed: The temperature, for `fixed`.
 
+    Returns:
+        The function from advice and policy to T.
+
     Raises:
         KeyError: There is no such mode.
     """
@@ -98,28 +101,41 @@ def match_temperature(level: Tensor, logits: Tensor) -> Tensor:
 
 
 def pinned(temperature: Tensor) -> Tensor:
-    """Say where `match` stands at an end of its interval: T (N,) -> (N,) bool."""
+    """Say where `match` stands at an end of its interval.
+
+    Args:
+        temperature: T, (N,).
+
+    Returns:
+        True where T is MATCH[0] or MATCH[1], (N,) bool.
+    """
     return (temperature == MATCH[0]) | (temperature == MATCH[1])
 
 
 class RememberedEntropy:
-    """`entropy_temperature` that searches no root twice where few states are asked about, as in acting.
+    """Does as `entropy_temperature`, but remembers roots where few states are asked about, as in acting.
 
     Advice repeats: a plan's next step is one of a few actions. The temperature depends on the advice alone.
     """
 
     def __init__(self, share: float):
+        """Begin with nothing remembered.
+
+        Args:
+            share: Entropy wanted, as a share of log A.
+        """
         self.share = share
         self._known: dict[tuple[float, ...], float] = {}
 
     def __call__(self, level: Tensor, logits: Tensor) -> Tensor:
+        """Return T for centred advice (N, A); see Temperature. The logits play no part."""
         if len(level) > FEW_ROWS:
             return entropy_temperature(level, self.share)
         found = [self._of(tuple(row), level[i : i + 1]) for i, row in enumerate(level.tolist())]
         return torch.tensor(found, device=level.device)
 
     def _of(self, key: tuple[float, ...], level: Tensor) -> float:
-        """The temperature of one state's advice (1, A); key: its numbers."""
+        """Return the temperature of one state's advice (1, A); `key` holds the numbers of the advice."""
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
