@@ -40,7 +40,11 @@ KINDS = (
 
 
 class BadAnswer(ValueError):
-    """An answer that cannot be used. kind: of KINDS."""
+    """An answer that cannot be used.
+
+    Attributes:
+        kind: A word of KINDS.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
@@ -49,7 +53,14 @@ class BadAnswer(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """Advice: a plan, or a weight for each action. weights: at least 0, sum 1. confidence: in [0, 1]."""
+    """Advice: a plan, or a weight for each action.
+
+    Attributes:
+        plan: The plan; None where there are weights.
+        weights: One for each action, at least 0, sum 1; None where there is a plan.
+        confidence: In [0, 1].
+        why: The adviser's reason, one line.
+    """
 
     plan: Program | None
     weights: tuple[float, ...] | None
@@ -58,7 +69,13 @@ class Answer:
 
 
 def schema(actions: tuple[str, ...]) -> dict[str, Any]:
-    """JSON schema of an answer, as far as constrained decoding goes: no ranges, every key required."""
+    """Write the JSON schema of an answer.
+
+    It goes as far as constrained decoding does: no ranges, and every key is required.
+
+    Args:
+        actions: Names of the task's actions.
+    """
     policy = {
         "type": "object",
         "properties": {name: {"type": "number"} for name in actions},
@@ -80,10 +97,20 @@ def schema(actions: tuple[str, ...]) -> dict[str, Any]:
 
 
 def parse_answer(text: str, actions: tuple[str, ...]) -> Answer:
-    """Read an answer about these actions. Raises BadAnswer, and nothing else, for any text.
+    """Read an answer about these actions.
 
-    A plan beats a policy, even a wrong one. A plan that does not parse is an error, whatever the policy says.
-    Keys that are not in the schema are ignored; `why` may be missing; confidence is clamped to [0, 1].
+    A plan beats a policy, even a wrong plan. A plan that does not parse is an error, whatever the policy
+    says. Keys that are not in the schema are ignored; `why` may be missing; confidence is clamped to [0, 1].
+
+    Args:
+        text: What the adviser wrote, or anything else.
+        actions: Names, in the order of the weights.
+
+    Returns:
+        The advice.
+
+    Raises:
+        BadAnswer: The text is no answer. No text raises anything else.
     """
     fields = _fields(text)
     confidence = min(max(_number(fields.get("confidence"), "confidence"), 0.0), 1.0)
@@ -97,7 +124,15 @@ def parse_answer(text: str, actions: tuple[str, ...]) -> Answer:
 
 
 def clean(text: str, limit: int) -> str:
-    """Foreign text for people to read: one line of printable characters, at most `limit` of them."""
+    """Make foreign text fit for people to read, and mask secrets in it.
+
+    Args:
+        text: Any text.
+        limit: Most characters.
+
+    Returns:
+        One line of printable characters.
+    """
     shown = mask_values(text[: 10 * limit])  # a model may echo the key
     printable = "".join(c if c.isprintable() else " " for c in shown)
     line = " ".join(printable.split())

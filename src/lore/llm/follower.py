@@ -15,7 +15,10 @@ from lore.llm.plans.executor import Executor
 class StepAdvice:
     """Advice for one step.
 
-    weights: one for each action. confidence: of whoever gave it. source: a word of SOURCES.
+    Attributes:
+        weights: One for each action.
+        confidence: Confidence of whoever gave the advice, in [0, 1].
+        source: A word of SOURCES.
     """
 
     weights: Sequence[float]
@@ -26,8 +29,11 @@ class StepAdvice:
 class Follower:
     """Follows advice in one environment.
 
-    executor: of the plan. running: whether a plan runs; set it to False where an episode begins. confidence:
-    of the answer that the plan came from. ended: how often a plan was done or impossible.
+    Attributes:
+        executor: Runs the plan.
+        running: Whether a plan runs; set it to False where an episode begins.
+        confidence: Confidence of the answer that the plan came from.
+        ended: How often a plan was done or impossible.
     """
 
     def __init__(self, actions: tuple[str, ...], ended: Counter[str] | None = None) -> None:
@@ -57,7 +63,14 @@ class Follower:
         return self.go_on(state) or self.look_up(state, answers, keys)
 
     def go_on(self, state: GridState) -> StepAdvice | None:
-        """Return what the running plan says, and note its end. None without one that goes on."""
+        """Return what the running plan says, and note its end.
+
+        Args:
+            state: What the agent knows now.
+
+        Returns:
+            Advice for this step; None where no plan runs, or the plan has ended.
+        """
         if not self.running:
             return None
         said = self.executor.advance(state)
@@ -71,7 +84,16 @@ class Follower:
     def look_up(
         self, state: GridState, answers: Mapping[str, Answer], keys: Sequence[str]
     ) -> StepAdvice | None:
-        """Return what the first of the stored answers says that can be followed here; a plan is started."""
+        """Return what the first of the stored answers says that can be followed here. A plan is started.
+
+        Args:
+            state: What the agent knows now.
+            answers: Stored answers by their keys.
+            keys: The state's keys, the plan key before the policy key.
+
+        Returns:
+            Advice for this step; None where no stored answer can be followed here.
+        """
         for key in keys:
             answer = answers.get(key)
             if answer is None:

@@ -24,8 +24,11 @@ NONE, OWN = SOURCES.index("none"), SOURCES.index("prior_net")
 class Advised(Protocol):
     """What learning needs of a batch from replay: rows (B, T) and the advice that they were acted under.
 
-    prior: (B, T, A) logits. confidence: (B, T), the adviser's own. source: (B, T), an index of SOURCES.
-    index: (B, T), row in the replay.
+    Attributes:
+        prior: Logits of the advice, (B, T, A).
+        confidence: The adviser's confidence, (B, T).
+        source: Who advised, an index of SOURCES, (B, T).
+        index: Row in the replay, (B, T).
     """
 
     @property
@@ -42,17 +45,31 @@ class Advised(Protocol):
 
 
 class PriorNet(nn.Module):
-    """K networks from feat to a distribution of actions, each taught by its own half of the advised rows."""
+    """K networks from features to a distribution of actions; each learns from half of the advised rows."""
 
     def __init__(self, options: PriorNetOptions, features: int, num_actions: int, units: int, seed: int):
+        """Build the networks.
+
+        Args:
+            options: The options of the group `prior_net`.
+            features: F.
+            num_actions: A.
+            units: Width of the hidden layers.
+            seed: Seed of the run; the first weights follow from it.
+        """
         super().__init__()
         self.options = options
         self.net = MemberMLP(options.members, features, units, num_actions, generator(seed, "init/prior_net"))
 
     def loss(self, feat: Tensor, batch: Advised) -> Tensor:
-        """feat (B, T, F) -> cross-entropy to the stored advice, times its confidence (B, T).
+        """Compute the cross-entropy to the stored advice, times the adviser's confidence.
 
-        Zero where a step had no advice, and where the advice was this network's own.
+        Args:
+            feat: Features, (B, T, F); no gradient goes through them.
+            batch: The rows' advice.
+
+        Returns:
+            The loss, (B, T). Zero where a step had no advice, and where this network gave the advice.
         """
         log_probs = self._log_probs(feat.detach().flatten(0, 1)).unflatten(1, batch.index.shape)
         target = batch.prior.detach().float().softmax(-1)
@@ -63,10 +80,16 @@ class PriorNet(nn.Module):
 
     @torch.no_grad()
     def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """feat (N, F) -> advice (N, A), the members' mean, and whether it may stand for an ask (N,) bool.
+        """Advise, and say where the advice may stand for an ask.
 
-        It may where the mean is decided (entropy) and the members say the same (what they differ by is the
-        mutual information: entropy of the mean less their mean entropy).
+        It may where the mean is decided (entropy) and the members say the same. How much they differ is the
+        mutual information: entropy of the mean less their mean entropy. Both are shares of log A.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            The members' mean distribution, (N, A), and whether it may stand for an ask, (N,) bool.
         """
         log_probs = self._log_probs(feat)  # (K, N, A)
         probs = log_probs.exp()
@@ -79,9 +102,16 @@ class PriorNet(nn.Module):
 
     @torch.no_grad()
     def logits(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> prior logits (N, A) for imagination: log of the mean advice over its floor."""
+        """Compute prior logits for imagination.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            Log of the members' mean distribution, raised to the floor of `prior_logits`, (N, A).
+        """
         return prior_logits(self._log_probs(feat).exp().mean(0))
 
     def _log_probs(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> (K, N, A), float32."""
+        """Compute log-probabilities: feat (N, F) -> (K, N, A), float32."""
         return self.net(feat).float().log_softmax(-1)
