@@ -173,7 +173,11 @@ class Gate:
         return {"kl": self.kl.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.kl.load_state_dict(state["kl"])
 
 

@@ -12,9 +12,8 @@ from lore.config.options import KLOptions
 from lore.gate.mix import divergence, mix
 from lore.gate.roots import crossing_interval
 
-PROJECTION_SLACK = (
-    1e-5  # `project` aims at this share below delta, so that float32 rounding stays under delta
-)
+PROJECTION_SLACK = 1e-5
+"""`project` aims at this share below delta, so that float32 rounding stays under delta."""
 
 
 class KLControl:
@@ -88,5 +87,9 @@ class KLControl:
         return {"multiplier": self.multiplier.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.multiplier = state["multiplier"].to(self.multiplier.device)

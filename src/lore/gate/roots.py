@@ -23,7 +23,7 @@ def crossing_interval(
 
     Returns:
         Lower and upper end of the narrow interval, (N,) each. Where the function starts below the level, the
-        interval lies at `low`; where it never falls below the level, at `high`.
+            interval lies at `low`; where it never falls below the level, at `high`.
     """
     share = torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device)
     for _ in range(PASSES):

@@ -47,6 +47,12 @@ class BadAnswer(ValueError):
     """
 
     def __init__(self, kind: str, message: str) -> None:
+        """Name what is wrong.
+
+        Args:
+            kind: A word of KINDS.
+            message: What is wrong, for people.
+        """
         super().__init__(f"{kind}: {message}")
         self.kind = kind
 

@@ -78,7 +78,11 @@ def write_system(actions: tuple[str, ...]) -> str:
 
 
 def describe(state: GridState) -> str:
-    """Put a state into words: mission, hand, what is around, seen now and before, and what is unexplored."""
+    """Put a state into words: mission, hand, what is around, seen now and before, and what is unexplored.
+
+    Args:
+        state: What the agent knows.
+    """
     now: dict[str, list[Cell]] = defaultdict(list)
     before: dict[str, list[Cell]] = defaultdict(list)
     for cell, thing in state.cells.items():
@@ -101,12 +105,19 @@ def plan_key(state: GridState) -> str:
     """Name a kind of situation: mission, hand, kinds and states of what was seen.
 
     Colors are in it only where the mission or the hand has them too.
+
+    Args:
+        state: What the agent knows.
     """
     return f"{state.mission}|{_hand(state)}|{','.join(sorted({label for label, _ in _labels(state)}))}"
 
 
 def policy_key(state: GridState) -> str:
-    """Name one situation: `plan_key`, and a digest of where those things and the walls beside it are."""
+    """Name one situation: `plan_key`, and a digest of where its things and the walls beside the agent are.
+
+    Args:
+        state: What the agent knows.
+    """
     marks = {"unseen": "?", "wall": "#"}
     beside = "".join(marks.get(thing.kind, ".") for _, thing in _around(state))
     places = sorted((label, *relative(state, cell)) for label, cell in _labels(state))
@@ -140,7 +151,15 @@ def _hand(state: GridState) -> str:
 
 
 def relative(state: GridState, cell: Cell) -> Cell:
-    """Return how far ahead and how far to the right of the agent a cell is; behind and left are negative."""
+    """Return where a cell is as the agent stands and faces.
+
+    Args:
+        state: What the agent knows.
+        cell: x and y in the agent's map.
+
+    Returns:
+        Cells ahead and cells to the right; behind and left are negative.
+    """
     dx, dy = cell[0] - state.position[0], cell[1] - state.position[1]
     fx, fy = STEPS[state.direction]
     return dx * fx + dy * fy, dy * fx - dx * fy
@@ -175,7 +194,7 @@ def _place(relative: Cell) -> str:
 
 
 def _unexplored(state: GridState) -> str:
-    """Where a cell to stand on, or else a shut door, has a neighbor that was never seen."""
+    """Say where a cell to stand on, or else a shut door, has a neighbor that was never seen."""
     cells, edges, doors = state.cells, [], False
     for cell, thing in cells.items():
         if not (thing.walkable or thing.shut):

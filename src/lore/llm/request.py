@@ -46,10 +46,15 @@ says what each one means."""
 class Request:
     """One question.
 
-    system: instructions, the same for every state. prompt: the state in words. key, plan_key: what a policy
-    and a plan are filed under. actions: names, in the order of an answer's weights. max_tokens: of the
-    answer, the model's thinking included. privileged: the optimal actions now; given only to a provider that
-    says it is privileged.
+    Attributes:
+        system: Instructions, the same for every state.
+        prompt: The state in words.
+        state: What the agent knows.
+        key: What a policy is filed under.
+        plan_key: What a plan is filed under.
+        actions: Names, in the order of an answer's weights.
+        max_tokens: Longest answer, in tokens, the model's thinking included.
+        privileged: Returns the optimal actions now; given only to a provider that says it is privileged.
     """
 
     system: str
@@ -66,9 +71,13 @@ class Request:
 class Wording:
     """How the situations of one family of worlds are put to an adviser, and how its answers are filed.
 
-    system: names of the actions -> the instructions, one text for a whole run. describe: state -> the
-    situation in words. plan_key, policy_key: state -> what a plan and a policy are filed under. All four tell
-    of nothing but what the agent knows, and are the same in every process.
+    All four functions tell of nothing but what the agent knows, and give the same in every process.
+
+    Attributes:
+        system: Names of the actions -> the instructions, one text for a whole run.
+        describe: State -> the situation in words.
+        plan_key: State -> what a plan is filed under.
+        policy_key: State -> what a policy is filed under.
     """
 
     system: Callable[[tuple[str, ...]], str]
@@ -88,7 +97,7 @@ class Wording:
         Args:
             state: What the agent knows.
             actions: Names, in the order of an answer's weights.
-            max_tokens: Longest answer.
+            max_tokens: Longest answer, in tokens.
             privileged: The optimal actions now, for a provider that may see them.
         """
         return Request(
@@ -107,9 +116,14 @@ class Wording:
 class Reply:
     """What came back.
 
-    text: the model's words, not yet parsed. input_tokens: all that it read; cached_tokens of them came from
-    the provider's prompt cache. latency_s: seconds from sending to the whole reply, 0 in a batch. stop: the
-    provider's word for why it ended.
+    Attributes:
+        text: The model's words, not yet parsed.
+        input_tokens: All tokens that the model read.
+        output_tokens: Tokens that it wrote.
+        cached_tokens: Those of input_tokens that came from the provider's prompt cache.
+        cost_usd: Dollars.
+        latency_s: Seconds from sending to the whole reply; 0 in a batch.
+        stop: The provider's word for why the answer ended.
     """
 
     text: str
@@ -124,8 +138,11 @@ class Reply:
 class ProviderError(Exception):
     """An ask that failed: the one exception that `Provider.ask` may raise for it.
 
-    kind: of FAILURES, or a provider's own. retryable: whether asking again can help. retry_after_s: how long
-    the provider asks to wait. reply: what was paid for although it is of no use, else None.
+    Attributes:
+        kind: A word of FAILURES, or one that the provider defines.
+        retryable: Whether asking again can help.
+        retry_after_s: Seconds that the provider asks to wait; None where it does not.
+        reply: What was paid for although it is of no use, else None.
     """
 
     def __init__(
@@ -137,6 +154,15 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         reply: Reply | None = None,
     ) -> None:
+        """Name the failure.
+
+        Args:
+            kind: A word of FAILURES, or one that the provider defines.
+            message: What happened, for people.
+            retryable: Whether asking again can help; None: as FAILURES says, else False.
+            retry_after_s: Seconds that the provider asks to wait.
+            reply: What was paid for although it is of no use.
+        """
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
         self.retryable = FAILURES.get(kind, False) if retryable is None else retryable
@@ -145,7 +171,14 @@ class ProviderError(Exception):
 
 
 class Provider(Protocol):
-    """One adviser. paid: an ask may cost money. privileged: it sees more than the agent can."""
+    """One adviser.
+
+    Attributes:
+        name: The name by which `llm.provider` knows it.
+        model: Name of the model behind it.
+        paid: Whether an ask may cost money.
+        privileged: Whether it sees more than the agent can.
+    """
 
     name: str
     model: str
@@ -153,10 +186,27 @@ class Provider(Protocol):
     privileged: bool
 
     def identity(self) -> str:
-        """Model and every setting that shapes its answers; the same text, the same adviser."""
+        """Name the model and every setting that shapes its answers; the same text means the same adviser."""
 
     def ask(self, request: Request) -> Reply:
-        """Answer, or raise ProviderError. May be called from several threads at once."""
+        """Answer a request. May be called from several threads at once.
+
+        Args:
+            request: The question.
+
+        Returns:
+            The model's words, with tokens, dollars and seconds.
+
+        Raises:
+            ProviderError: The ask failed.
+        """
 
     def max_cost_usd(self, request: Request) -> float:
-        """At least what `ask` can cost, in dollars: this is reserved before it is sent."""
+        """Bound what `ask` can cost. This much is reserved before the request is sent.
+
+        Args:
+            request: The question.
+
+        Returns:
+            Dollars, at least what the ask can cost.
+        """

@@ -93,6 +93,10 @@ class Breaker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.openings, self._in_row = state["openings"], state["in_row"]
         self._resume, self._trial = state["resume"], state["trial"]

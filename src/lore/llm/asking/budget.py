@@ -119,7 +119,11 @@ class Budget:
         return {"asks": self.asks, "nano_usd": self._nano, "tokens": self.tokens, "held": held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken; the limits stay."""
+        """Go on where `state` was taken; the limits stay.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.asks, self._nano, self.tokens = state["asks"], state["nano_usd"], state["tokens"]
         self._held = {ask: (nano, tokens) for ask, nano, tokens in state["held"]}
 

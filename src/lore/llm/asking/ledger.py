@@ -109,7 +109,7 @@ def _create(path: Path) -> None:
             db.execute("CREATE TABLE ledger (calls INTEGER NOT NULL)")
             db.execute("INSERT INTO ledger VALUES (0)")
         os.link(part, path)
-    except FileExistsError:  # another process was faster: that one counts
+    except FileExistsError:  # another process was faster: its file counts
         pass
     finally:
         part.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from lore.llm.asking.ledger import LedgerError, SweepLedger
 from lore.llm.request import Provider, ProviderError, Reply, Request
 
 EXTRA_TOKENS = 2000  # more than the answer's schema and a server's own words take
-LONGEST_TEXT = 1 << 20  # characters of a reply that are kept; far longer ones than this are no answers
-LONGEST_PAUSE_S = 3600.0  # that a server is obeyed for
+LONGEST_TEXT = 1 << 20  # characters of a reply that are kept; a real answer is far shorter
+LONGEST_PAUSE_S = 3600.0  # longest pause that a server is granted
 MAY_HAVE_ANSWERED = (
     "timeout",
     "connection_reset",
@@ -25,8 +25,8 @@ MAY_HAVE_ANSWERED = (
     "refusal",
     "empty",
 )
-"""Failures after which a model may have answered, and is to be paid: where no reply tells how much, and after
-a bug of a provider, the whole reservation is booked."""
+"""Failures after which a model may have answered, and then has to be paid. Where no reply tells how much, the
+whole reservation is booked; after a bug of a provider as well."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Sender:
                     raise TypeError(f"no Reply with a text, but {reply!r:.60}")
             except ProviderError:
                 raise
-            except BaseException as error:  # of a user's provider, in its own thread: never Ctrl-C
+            except BaseException as error:  # of a user's provider, not in the main thread: never Ctrl-C
                 raise ProviderError(f"bug_{type(error).__name__}", str(error)) from error
             return reply if isinstance(reply, Reply) else None
 

@@ -18,6 +18,11 @@ class Novelty:
     """
 
     def __init__(self, threshold: float):
+        """Begin with no visits.
+
+        Args:
+            threshold: A key is new while 1 / sqrt(visits so far) is above it.
+        """
         self.threshold = threshold
         self.visits: Counter[str] = Counter()
 
@@ -42,6 +47,11 @@ class Surprise:
     """
 
     def __init__(self, threshold: float):
+        """Begin with no errors.
+
+        Args:
+            threshold: Standard deviations above which an error stands out.
+        """
         self.threshold = threshold
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
@@ -73,6 +83,11 @@ class Plateau:
     MARGIN, SOLVED = 0.05, 0.95
 
     def __init__(self, window: int):
+        """Begin with no episodes.
+
+        Args:
+            window: Episodes to look at; below 2 it never fires.
+        """
         self.outcomes: deque[bool] = deque(maxlen=window)
 
     def record_episode(self, success: bool) -> None:
@@ -101,9 +116,8 @@ class Boundary:
 
     def __init__(self) -> None:
         self.carried = ""
-        self.ahead: list[int] | None = (
-            None  # cell in front of the agent one state ago, if a shut door was there
-        )
+        # The cell in front of the agent one state ago, if a shut door was there.
+        self.ahead: list[int] | None = None
 
     def observe(self, state: GridState) -> bool:
         """Say whether a boundary was crossed on the way to a state. Call it once for every state.
@@ -160,7 +174,11 @@ class Triggers:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         self.novelty.visits = Counter(state["visits"])
         self.surprise.count, self.surprise.mean, self.surprise.squares = state["surprise"]
         self.plateau.outcomes.clear()

@@ -27,18 +27,20 @@ from lore.llm.plans.language import (
 from lore.llm.plans.plan_steps import Memo, run_step
 
 MAX_ROUNDS = 32
-"""Of one `while` or `until`: more show that it leads nowhere."""
+"""Most rounds of one `while` or `until`; a loop that needs more leads nowhere."""
 MAX_LINES = 256
-"""Passed in one call of `advance`."""
+"""Most lines that one call of `advance` passes."""
 
 
 @dataclass(frozen=True)
 class PlanAdvice:
     """What a plan says now.
 
-    probs: action -> share, all positive, sum 1: the first actions of all shortest ways; None unless running.
-    status: running, done (the program has ended) or impossible (it cannot go on from this state).
-    reason: the step that runs, or why it is impossible.
+    Attributes:
+        probs: Action -> share, all positive, sum 1: the first actions of all shortest ways. None unless
+            running.
+        status: running, done (the program has ended) or impossible (it cannot go on from this state).
+        reason: The step that runs, or why the program is impossible.
     """
 
     probs: dict[str, float] | None
@@ -97,7 +99,7 @@ class Executor:
             return PlanAdvice(None, "impossible", str(stuck))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists: the program and how far it has come."""
+        """Return the program and how far it has come, as plain numbers, strings and lists."""
         return {
             "program": str(self._program),
             "actions": list(self._actions),
@@ -110,7 +112,11 @@ class Executor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         program = parse(state["program"]) if state["program"] else Program(())
         self.start(program, tuple(state["actions"]))
         self._has_begun, self._line, self._counts = state["begun"], state["place"], list(state["counts"])
@@ -255,7 +261,8 @@ class _Code:
                 self._named["pickup"] = target
             if target.kind in ("door", "box"):
                 self._named["toggle"] = target
-        if step.word == "toggle" and target.kind == "box":  # it is gone now, and what was in it is nameless
+        # A box that was opened is gone, and the text does not name what was in it.
+        if step.word == "toggle" and target.kind == "box":
             self._named.pop("pickup", None)
 
     def _add_if(self, test: Test, body: tuple[Statement, ...], other: tuple[Statement, ...]) -> None:
@@ -287,7 +294,7 @@ class _Code:
         self.lines[head] = _Count(slot, len(self.lines))
 
     def _add_counter(self, count: int) -> int:
-        """Add a line that sets a counter of its own for a loop. Returns the counter's number."""
+        """Add a line that sets a counter which only this loop uses. Returns the counter's number."""
         self.lines.append(_Set(self.slots, count))
         self.slots += 1
         return self.slots - 1

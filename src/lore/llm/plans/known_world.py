@@ -26,10 +26,22 @@ class Stuck(Exception):
 class KnownWorld:
     """One state of an agent: what it knows, and which actions lead where. A plan's steps ask this.
 
-    actions: names of those that the task has. hand: what is carried. ahead: the cell that the agent faces.
+    Attributes:
+        state: What the agent knows.
+        actions: Names of the task's actions.
+        hand: What is carried; None for nothing.
+        position: The agent's cell.
+        direction: Where it faces, 0 to 3: east, south, west, north.
+        ahead: The cell that it faces.
     """
 
     def __init__(self, state: GridState, actions: Collection[str]) -> None:
+        """Look at a state.
+
+        Args:
+            state: What the agent knows.
+            actions: Names of the task's actions.
+        """
         self.state, self.actions = state, actions
         self.hand, self.position, self.ahead = state.carrying, state.position, state.ahead
         self.direction = state.direction % 4
@@ -49,7 +61,11 @@ class KnownWorld:
         return things
 
     def find(self, target: Target) -> dict[Cell, Thing]:
-        """Return the known things that the target names, by their cells."""
+        """Return the known things that a target names, by their cells.
+
+        Args:
+            target: Kind, color and state of the things.
+        """
         return {
             cell: thing
             for cell, thing in self._things.get(target.kind, {}).items()
@@ -57,7 +73,11 @@ class KnownWorld:
         }
 
     def carries(self, target: Target) -> bool:
-        """Say whether the agent carries what the target names."""
+        """Say whether the agent carries what a target names. The target's state plays no part.
+
+        Args:
+            target: Kind and color of the thing.
+        """
         hand = self.hand
         return hand is not None and target.kind == hand.kind and target.color in ("", hand.color)
 
@@ -65,6 +85,9 @@ class KnownWorld:
         """Say whether a test holds now.
 
         A thing in hand counts as visible and as reachable. A thing that was seen once counts as visible.
+
+        Args:
+            test: A fact about the world, or several joined by not, and, or.
         """
         if isinstance(test, Not):
             return not self.satisfies(test.test)
@@ -89,12 +112,20 @@ class KnownWorld:
         return self.carries(target) or bool(found)
 
     def is_at(self, things: Mapping[Cell, Thing]) -> bool:
-        """Say whether the agent faces one of the things that are solid, or stands on one that is not."""
+        """Say whether the agent faces one of the things that are solid, or stands on one that is not.
+
+        Args:
+            things: Things by their cells.
+        """
         here, ahead = things.get(self.position), things.get(self.ahead)
         return (here is not None and here.walkable) or (ahead is not None and not ahead.walkable)
 
     def can_reach(self, things: Mapping[Cell, Thing]) -> bool:
-        """Say whether a way leads to one of the things, with the hand as it is and nothing taken away."""
+        """Say whether a way leads to one of the things, with the hand as it is and nothing taken away.
+
+        Args:
+            things: Things by their cells.
+        """
         return self.ground.find_ways({0: _goals(self.ground, things, face=False)}) is not None
 
     def could_reach_if_cleared(self, things: Mapping[Cell, Thing], face: bool = False) -> bool:
@@ -156,7 +187,14 @@ class KnownWorld:
             yield Ground(self.state, None, self.actions, clear=True)
 
     def act(self, action: str) -> Moves:
-        """Return this one action. Raises Stuck if the task does not have it."""
+        """Return one action, if the task has it.
+
+        Args:
+            action: Name of the action.
+
+        Raises:
+            Stuck: The task does not have the action.
+        """
         if action not in self.actions:
             raise Stuck(f"this task has no action {action}")
         return (action,)

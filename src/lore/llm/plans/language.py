@@ -85,9 +85,20 @@ NUMBER: /[0-9]+/
 
 
 class BadPlan(Exception):
-    """Text that is no program. kind: one of BAD_PLAN_KINDS, to be counted; message: one short line."""
+    """Text that is no program.
+
+    Attributes:
+        kind: A word of BAD_PLAN_KINDS, to be counted.
+        message: One short line.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
+        """Name what is wrong.
+
+        Args:
+            kind: A word of BAD_PLAN_KINDS.
+            message: What is wrong, for people.
+        """
         super().__init__(f"{kind}: {message}")
         self.kind, self.message = kind, message
 
@@ -117,6 +128,8 @@ class Predicate:
 
 @dataclass(frozen=True, slots=True)
 class Not:
+    """A test that holds where another test does not."""
+
     test: Test
 
     def __str__(self) -> str:
@@ -125,6 +138,8 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
+    """A test that holds where all of several tests hold."""
+
     tests: tuple[Test, ...]
 
     def __str__(self) -> str:
@@ -133,6 +148,8 @@ class AllOf:
 
 @dataclass(frozen=True, slots=True)
 class AnyOf:
+    """A test that holds where at least one of several tests holds."""
+
     tests: tuple[Test, ...]
 
     def __str__(self) -> str:
@@ -162,6 +179,8 @@ class ExploreStep:
 
 @dataclass(frozen=True, slots=True)
 class If:
+    """`if TEST {...} else {...}`."""
+
     test: Test
     body: tuple[Statement, ...]
     other: tuple[Statement, ...] = ()
@@ -185,6 +204,8 @@ class While:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
+    """`repeat COUNT {...}`."""
+
     count: int
     body: tuple[Statement, ...]
 
@@ -235,7 +256,11 @@ def parse(text: str) -> Program:
 
 
 def children(node: Node) -> Iterator[Node]:
-    """Yield the nodes directly below a node, in the order of the text."""
+    """Yield the nodes directly below a node, in the order of the text.
+
+    Args:
+        node: A program, statement, test or target.
+    """
     for field in fields(node):
         value = getattr(node, field.name)
         for item in value if isinstance(value, tuple) else (value,):

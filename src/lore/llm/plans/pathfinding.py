@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lore.base.types import PORTABLE, Cell, GridState, Thing
 
 REACH = 48  # cells farther away than this, in x or y, are not looked at
-TAKE_COST = 10  # of a cell from which something has to be taken away: rather a detour of that many actions
+TAKE_COST = 10  # actions that taking a thing away counts for: a detour of fewer is preferred
 
 Poses = tuple[int, int, int, int]
 """Sets of cells by the direction in which the agent looks."""
@@ -21,23 +21,37 @@ _NONE: Poses = (0, 0, 0, 0)
 
 
 class Ways(NamedTuple):
-    """first: the actions with which a shortest way begins. arrived: none is needed, the pose is a goal."""
+    """How the shortest ways begin.
+
+    Attributes:
+        first: The actions with which a shortest way begins.
+        arrived: Whether none is needed, because the pose is a goal.
+    """
 
     first: tuple[str, ...]
     arrived: bool
 
 
 class Ground:
-    """What is known of the floor. Sets: free (can be walked on), shut (can be, once a door is opened or a
-    thing is taken away), unseen (beside known cells or between them).
+    """What is known of the floor. Lava is never walked on.
 
-    hand: what is carried; a key opens doors of its color. can: names of the task's actions. clear: things may
-    be taken away. Lava is never walked on. The agent's own cell is free, whatever the map says of it.
+    Attributes:
+        free: Set of the cells that can be walked on. The agent's cell is one, whatever the map says of it.
+        shut: Set of the cells that can be walked on once a door is opened or a thing is taken away.
+        unseen: Set of the cells never seen, beside known cells or between them.
     """
 
     def __init__(
         self, state: GridState, hand: Thing | None, can: Collection[str], clear: bool = False
     ) -> None:
+        """Turn a map into sets of cells.
+
+        Args:
+            state: What the agent knows.
+            hand: What is carried; a key opens doors of its color.
+            can: Names of the task's actions.
+            clear: Whether things may be taken away.
+        """
         px, py = state.position
         cells = {
             (x, y): thing
@@ -70,11 +84,19 @@ class Ground:
         self._can = can
 
     def bit_of(self, cell: Cell) -> int:
-        """Return the set that holds this one cell; it must lie within the map or beside it."""
+        """Return the set that holds one cell.
+
+        Args:
+            cell: x and y; it must lie within the map or beside it.
+        """
         return 1 << ((cell[1] - self._y0) * self._width + cell[0] - self._x0)
 
     def collect_bits(self, cells: Iterable[Cell]) -> int:
-        """Return the set of those of the cells that are known or beside known ones."""
+        """Return the set of the cells that are known or beside known ones; other cells are left out.
+
+        Args:
+            cells: x and y of each.
+        """
         found = 0
         for x, y in cells:
             if 0 <= x - self._x0 < self._width and 0 <= y - self._y0 < self._height:
@@ -82,11 +104,19 @@ class Ground:
         return found
 
     def find_poses_facing(self, cells: int) -> Poses:
-        """Return the poses from which the agent faces one of the cells."""
+        """Return the poses from which the agent faces one of the cells.
+
+        Args:
+            cells: A set of cells, one bit each.
+        """
         return self._step_back((cells, cells, cells, cells))
 
     def find_poses_on(self, cells: int) -> Poses:
-        """Return the poses on those of the cells that one can come to stand on."""
+        """Return the poses on the cells of a set that the agent can come to stand on.
+
+        Args:
+            cells: A set of cells, one bit each.
+        """
         cells &= self.free | self.shut
         return cells, cells, cells, cells
 
@@ -182,7 +212,12 @@ def _shift(cells: int, by: int) -> int:
 
 
 def unite(a: Poses, b: Poses) -> Poses:
-    """Return the poses that are in either set."""
+    """Return the poses that are in either set.
+
+    Args:
+        a: A set of poses.
+        b: Another.
+    """
     return a[0] | b[0], a[1] | b[1], a[2] | b[2], a[3] | b[3]
 
 

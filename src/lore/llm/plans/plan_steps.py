@@ -16,7 +16,14 @@ DONE: Moves = ()
 
 @dataclass
 class Memo:
-    """What a step remembers of the moment it began: the agent's pose, the time, what it is about."""
+    """What a step remembers of the moment it began.
+
+    Attributes:
+        position: The agent's cell.
+        direction: Where it faced.
+        step: Step of the episode.
+        things: What the step is about, by cells.
+    """
 
     position: Cell
     direction: int
@@ -27,12 +34,17 @@ class Memo:
         """Return the things that the step is about, as they are now.
 
         A door stays one of them when its state changes: `goto(locked door)` ends well if it has been opened.
+
+        Args:
+            world: What the agent knows now.
+            target: What the step names.
         """
         kept = {cell: old for cell, old in self.things.items() if world.state.thing_at(cell)[:2] == old[:2]}
         self.things = {**world.find(target), **kept}
         return {cell: world.state.thing_at(cell) for cell in self.things}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists."""
         things = [[*cell, *thing] for cell, thing in self.things.items()]
         return {
             "position": list(self.position),
@@ -43,6 +55,11 @@ class Memo:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Memo:
+        """Make the memo that `state` was taken of.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         things = {(x, y): Thing(*thing) for x, y, *thing in state["things"]}
         x, y = state["position"]
         return cls((x, y), state["direction"], state["step"], things)
@@ -122,7 +139,7 @@ def _toggle(target: Target | None, world: KnownWorld, memo: Memo) -> Moves:
     if world.carries(target):
         memo.things = {}
         return world.put_down()
-    shut = target.state == "open"  # what it wants is to see the door shut
+    shut = target.state == "open"  # the step wants an open door closed
     if any(_toggled(old, world.state.thing_at(cell), shut) for cell, old in memo.things.items()):
         return DONE
     things = memo.bind(world, target)

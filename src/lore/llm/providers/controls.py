@@ -107,15 +107,13 @@ def _advise_from_elsewhere(request: Request) -> Reply:
 
 
 def move_elsewhere(state: GridState) -> GridState:
-    """Return the same map with the agent in another pose.
+    """Return the same map with the agent in another pose. The same situation always leads to the same pose.
 
     Args:
         state: What the agent knows.
 
     Returns:
-        The state in which the agent stands on one of the empty cells that it knows, and faces any way. The
-            same
-        situation always leads to the same pose.
+        The state in which the agent stands on one of the empty cells that it knows, and faces any way.
     """
     empty = sorted(cell for cell, thing in state.cells.items() if thing.kind == "empty")
     poses = [(cell, direction) for cell in empty or [state.position] for direction in range(4)]

@@ -19,7 +19,7 @@ from lore.llm.plans.language import COLORS, parse
 from lore.llm.request import Reply, Request
 
 FAILURES = ("independent", "colors", "sides", "explore")
-CONFIDENCE = 0.9  # what it says of every answer, right or wrong
+CONFIDENCE = 0.9  # of every answer, right or wrong
 IDLE = "repeat 100 { repeat 100 { left } }"  # turn on the spot until the episode is over
 
 _KINDS = ("door", *PORTABLE, "goal")
