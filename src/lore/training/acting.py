@@ -24,15 +24,48 @@ class Agent(Protocol):
 
     device: torch.device
 
-    def initial(self, n: int) -> Carry: ...
+    def initial(self, n: int) -> Carry:
+        """Return the carry before the first step.
+
+        Args:
+            n: N, the number of environments.
+        """
 
     def infer(
         self, carry: Carry, obs: dict[str, Tensor], is_first: Tensor, rng: torch.Generator
-    ) -> tuple[Latent, Belief]: ...
+    ) -> tuple[Latent, Belief]:
+        """Estimate the state of every environment, and say what the agent would do there.
 
-    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]: ...
+        Args:
+            carry: What the step before left, of N environments.
+            obs: Observation key -> (N, *shape), on the agent's device.
+            is_first: (N,) bool, where an episode begins: such a row starts from an empty state.
+            rng: Draws the latents; on the agent's device.
 
-    def value(self, feat: Tensor) -> Tensor: ...
+        Returns:
+            The latent of N environments, and the agent's belief: logits (N, A) and features (N, F).
+        """
+
+    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Ask the ensembles how unsure the agent is.
+
+        Args:
+            feat: Features, (N, F).
+            logits: Of the policy in the same states, (N, A).
+
+        Returns:
+            Name (value_var, disagreement) -> (N,) float32, at least 0; empty without ensembles.
+        """
+
+    def value(self, feat: Tensor) -> Tensor:
+        """Estimate the return with the critic.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            (N,) float32, in units of reward.
+        """
 
 
 class Adviser(Protocol):
@@ -46,13 +79,34 @@ class Adviser(Protocol):
         latched: Sequence[bool] | None = None,
         learned: Sequence[Sequence[float] | None] | None = None,
         over: Sequence[bool] | None = None,
-    ) -> Prior: ...
+    ) -> Prior:
+        """Advise on one step of N environments.
+
+        Args:
+            states: What the agent knows of its worlds, N of them.
+            env_step: Environment steps of the run so far.
+            td_error: (N) TD errors of the critic for the steps that led here, NaN where an episode begins;
+                None where they are not known.
+            latched: (N), where the gate allows asking; None: everywhere.
+            learned: For each environment the distilled adviser's distribution, (A,), or None where the
+                network
+                is not confident; None without a distilled adviser.
+            over: (N), where an episode has ended, so that no action counts; None: nowhere.
+        """
 
 
 class Distilled(Protocol):
     """What acting needs of the distilled adviser: feat (N, F) -> advice (N, A), and where it counts (N,)."""
 
-    def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]: ...
+    def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Give distilled advice, and say where it counts.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            Weights of the actions, (N, A), and where the network is confident of them, (N,) bool.
+        """
 
 
 @dataclass

@@ -139,6 +139,11 @@ class AdviceMeter:
         return {"counts": counts, "changes": self.changes, "sources": dict(self.sources), "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave; `changes` is missing in a state of an older version.
+        """
         self.steps, self.flips, self.kl_sum = state["counts"]
         self.changes = state.get("changes")
         self.sources = Counter(state["sources"])

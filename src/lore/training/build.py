@@ -62,7 +62,11 @@ def _dtype(cfg: Config) -> torch.dtype:
 
 
 def is_advised(cfg: Config) -> bool:
-    """Say whether an adviser takes part in a run: there is one, and a gate that lets it."""
+    """Say whether an adviser takes part in a run: there is one, and a gate that lets it.
+
+    Args:
+        cfg: The options of the run.
+    """
     return cfg.llm.provider != "none" and cfg.gate.name != "none"
 
 

@@ -59,10 +59,16 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, env_step: int, state: dict[str, Any]) -> Future[None]:
-        """Copy the replay; write it and `state` in the background. The result comes when both are durable.
+        """Copy the replay, then write the copy and `state` in the background.
 
-        state: tensors, numbers, strings, lists and dicts of these, which nobody changes afterwards. Waits for
-        the save before this one, and raises what it raised.
+        Waits for the save before this one, and raises what that save raised.
+
+        Args:
+            env_step: Environment steps of the run, which name the checkpoint.
+            state: Tensors, numbers, strings, lists and dicts of these, which nobody changes afterwards.
+
+        Returns:
+            A future that is done when replay and state are durable.
         """
         self.wait()
         rows = latents = None

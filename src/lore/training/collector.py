@@ -106,7 +106,11 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, on the agent's device."""
+        """Go on from a state, on the agent's device.
+
+        Args:
+            state: What `state_dict` gave, (N, ...) tensors on any device.
+        """
         device = self.policy.agent.device
         deter, stoch, action = (state[name].to(device) for name in ("deter", "stoch", "prev_action"))
         latched, value = (None if state[k] is None else state[k].to(device) for k in ("latched", "value"))

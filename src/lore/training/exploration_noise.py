@@ -40,11 +40,19 @@ class ActionNoise:
         ) != (1.0, 1.0)
 
     def epsilon(self, env_step: int) -> float:
-        """Give the share of random actions at an environment step."""
+        """Give the share of random actions, in [0, 1].
+
+        Args:
+            env_step: Environment steps of the run so far.
+        """
         return self._at(self.options.epsilon_start, self.options.epsilon_end, env_step)
 
     def temperature(self, env_step: int) -> float:
-        """Give the number that logits are divided by at an environment step."""
+        """Give the number that logits are divided by, above 0.
+
+        Args:
+            env_step: Environment steps of the run so far.
+        """
         return self._at(self.options.temperature_start, self.options.temperature_end, env_step)
 
     def __call__(self, logits: Tensor, states: Sequence[GridState], env_step: int) -> Tensor:

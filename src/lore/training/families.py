@@ -28,15 +28,32 @@ FAMILIES = {"minigrid": "lore.training.families:MINIGRID"}
 class StepMeter(Protocol):
     """What an outside observer measures of training steps; `SkillMeter` is one."""
 
-    def before(self, first: Sequence[bool]) -> None: ...
+    def before(self, first: Sequence[bool]) -> None:
+        """Look at the environments just before a step.
 
-    def after(self, acted: Sequence[bool], ended: Sequence[bool]) -> None: ...
+        Args:
+            first: For each environment, whether an episode begins there.
+        """
 
-    def result(self) -> dict[str, float]: ...
+    def after(self, acted: Sequence[bool], ended: Sequence[bool]) -> None:
+        """Look at the environments just after the step.
+
+        Args:
+            acted: For each environment, whether the step was an action; False where it was a reset.
+            ended: For each environment, whether its episode ended with the step.
+        """
+
+    def result(self) -> dict[str, float]:
+        """Give a row's metrics, name -> number."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave.
+        """
 
 
 def _watch_nothing(envs: Sequence[Any]) -> StepMeter:
@@ -67,6 +84,9 @@ MINIGRID = EnvFamily(make_env, GRID_WORDING, valid_actions, optimal_actions, Ski
 
 def find_family(options: EnvOptions) -> EnvFamily:
     """Return the family that `env.family` names.
+
+    Args:
+        options: The task.
 
     Raises:
         BadInput: The name is unknown, claimed twice, or does not lead to an EnvFamily.

@@ -64,7 +64,13 @@ class Record:
         return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
 
     def digests(self, sizes: Mapping[str, int]) -> dict[str, Digest]:
-        """Digest of each file up to its size. Sizes never shrink from call to call.
+        """Digest the beginning of each file. Sizes never shrink from call to call.
+
+        Args:
+            sizes: Name of a file -> how many of its bytes are digested: what `sizes` gave.
+
+        Returns:
+            Name of a file -> digest of that many bytes.
 
         Raises:
             Unreadable: A file has become shorter than its size.
@@ -79,7 +85,14 @@ class Record:
 
 
 def digest_file(path: Path) -> Digest:
-    """Size and SHA-256 of a file. Raises Unreadable where it is missing or cannot be read."""
+    """Compute the size and the SHA-256 of a file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        Unreadable: The file is missing or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
@@ -89,7 +102,12 @@ def digest_file(path: Path) -> Digest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a checkpoint, durably."""
+    """Write the manifest of a checkpoint, durably.
+
+    Args:
+        folder: Folder of the checkpoint.
+        manifest: What is written.
+    """
     body = {
         "env_step": manifest.env_step,
         "files": {name: digest._asdict() for name, digest in manifest.files.items()},
@@ -100,7 +118,13 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of a checkpoint, or None where a version before manifests made it.
+    """Read the manifest of a checkpoint.
+
+    Args:
+        folder: Folder of the checkpoint.
+
+    Returns:
+        The manifest; None where a version before manifests made the checkpoint.
 
     Raises:
         Unreadable: The manifest is damaged.
@@ -121,9 +145,12 @@ def read(folder: Path) -> Manifest | None:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Folders of a run's checkpoints, oldest first: those that we wrote. Others are not looked at.
+    """List the folders of a run's checkpoints, oldest first: those that we wrote. Others are not looked at.
 
     A folder that was copied to another step's name is not ours either: its manifest tells its step.
+
+    Args:
+        run_dir: The run folder.
     """
     numbered = []
     for path in (run_dir / "checkpoints").glob("step-*"):
@@ -134,29 +161,46 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def folder_name(env_step: int) -> str:
-    """Name of the checkpoint of a step."""
+    """Name the folder of a checkpoint.
+
+    Args:
+        env_step: Environment steps of the run when the checkpoint is made.
+    """
     return f"step-{env_step:09d}"
 
 
 def piece_name(start: int, stop: int) -> str:
-    """Name of the file that holds the replay rows of ticks [start, stop)."""
+    """Name the file that holds the replay rows of ticks [start, stop).
+
+    Args:
+        start: First tick; a tick is one step of every environment, counted from the start of the run.
+        stop: The tick after the last.
+    """
     return f"{start:09d}-{stop:09d}.pt"
 
 
 def locate(folder: Path, name: str) -> Path:
-    """Path of a file that the manifest of the checkpoint `folder` names."""
+    """Return the path of a file that a manifest names.
+
+    Args:
+        folder: Folder of the checkpoint that the manifest is of.
+        name: Name of a file of the checkpoint, or rows/NAME for a piece of the replay.
+    """
     return folder.parent / name if name.startswith("rows/") else folder / name
 
 
 def verify(folder: Path, only: Iterable[str] = ()) -> Manifest | None:
-    """Compare the files of a checkpoint with its manifest; None where it has none.
+    """Compare the files of a checkpoint with its manifest.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
         only: Names of files to look at; empty for all.
 
+    Returns:
+        The manifest; None where the checkpoint has none.
+
     Raises:
-        Unreadable: Naming the file that is missing or differs.
+        Unreadable: A file is missing or differs; the message names it.
     """
     manifest = read(folder)
     if manifest is None:
@@ -171,11 +215,14 @@ def verify(folder: Path, only: Iterable[str] = ()) -> Manifest | None:
 
 
 def resume_point(run_dir: Path, damaged: dict[Path, Unreadable]) -> tuple[Path, Manifest | None] | None:
-    """The latest checkpoint that is whole; None in a folder where nothing was recorded yet.
+    """Find the latest checkpoint that is whole.
 
     Args:
         run_dir: The run folder.
         damaged: Checkpoints that are known to be damaged; those found here are added.
+
+    Returns:
+        Folder and manifest of the checkpoint; None in a folder where nothing was recorded yet.
 
     Raises:
         BadInput: Nothing can go on from here without a loss: there are rows and no whole checkpoint, or the
@@ -210,7 +257,11 @@ def resume_point(run_dir: Path, damaged: dict[Path, Unreadable]) -> tuple[Path, 
 
 
 def rows(run_dir: Path) -> list[str]:
-    """Names of the files with rows that a run has: it would begin without any."""
+    """Name the files with rows that a run has; a new run begins without any.
+
+    Args:
+        run_dir: The run folder.
+    """
     return [name for name in ROWS if (run_dir / name).is_file() and (run_dir / name).stat().st_size]
 
 
@@ -242,7 +293,12 @@ def check_config(
 
 
 def write_steps(run_dir: Path, steps: int) -> None:
-    """Let the checkpoints of a run go on under another run.steps: their manifests vouch for it."""
+    """Let the checkpoints of a run go on under another run.steps: their manifests vouch for it.
+
+    Args:
+        run_dir: The run folder.
+        steps: The new value of run.steps.
+    """
     for folder in checkpoints(run_dir):
         try:
             manifest = read(folder)

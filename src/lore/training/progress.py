@@ -49,7 +49,11 @@ class Progress:
         return self.wall_s + time.monotonic() - self._started
 
     def add_episode(self, episode: Episode) -> None:
-        """Count a training episode that has ended."""
+        """Count a training episode that has ended.
+
+        Args:
+            episode: The episode.
+        """
         self.episodes += 1
         self.successes += episode.success
         self.window = [*self.window, episode.success][-WINDOW:]
@@ -69,7 +73,11 @@ class Progress:
         return {**asdict(self), "layouts": sorted(self.layouts), "wall_s": self.total_wall_s}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from a state; the time of this session counts from now.
+
+        Args:
+            state: What `state_dict` gave.
+        """
         for each in fields(self):
             setattr(self, each.name, state[each.name])
         self.layouts = set(state["layouts"])

@@ -15,22 +15,49 @@ class RandomAgent:
         self.num_actions, self.device = num_actions, torch.device(device)
 
     def initial(self, n: int) -> Carry:
+        """Return the carry before the first step: an empty latent, and action 0 everywhere.
+
+        Args:
+            n: N, the number of environments.
+        """
         nothing = torch.zeros(n, 0, device=self.device)
         return Carry(Latent(nothing, nothing), torch.zeros(n, dtype=torch.long, device=self.device))
 
     def infer(
         self, carry: Carry, obs: dict[str, Tensor], is_first: Tensor, rng: torch.Generator
     ) -> tuple[Latent, Belief]:
-        """Equal logits (N, A), whatever was seen."""
+        """Give equal logits, whatever was seen.
+
+        Args:
+            carry: What the step before left; its empty latent is handed on.
+            obs: Not looked at.
+            is_first: (N,) bool; only N is read.
+            rng: Nothing is drawn.
+
+        Returns:
+            The empty latent, and a belief with logits (N, A) of zeros and features (N, 0).
+        """
         logits = torch.zeros(len(is_first), self.num_actions, device=self.device)
         return carry.latent, Belief(logits, carry.latent.deter)
 
     def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Nothing: it has no ensembles."""
+        """Return no doubt: the agent has no ensembles.
+
+        Args:
+            feat: (N, 0), not looked at.
+            logits: (N, A), not looked at.
+        """
         return {}
 
     def value(self, feat: Tensor) -> Tensor:
-        """feat (N, 0) -> zeros (N,): it expects nothing."""
+        """Expect no return.
+
+        Args:
+            feat: (N, 0).
+
+        Returns:
+            Zeros, (N,).
+        """
         return torch.zeros(len(feat), device=self.device)
 
     def state_dict(self) -> dict:

@@ -34,8 +34,11 @@ def claim(run_dir: Path) -> Iterator[None]:
 
     A folder that an earlier command claimed and never used (an empty config.yaml, no rows) is taken again.
 
+    Args:
+        run_dir: The folder.
+
     Raises:
-        BadInput: It holds a run, another process owns it, or it cannot be written.
+        BadInput: The folder holds a run, another process owns it, or it cannot be written.
         OSError: The disk is full.
     """
     try:
@@ -59,6 +62,9 @@ def claim(run_dir: Path) -> Iterator[None]:
 @contextmanager
 def take_up(run_dir: Path) -> Iterator[None]:
     """Own the folder of a run that goes on while the block runs.
+
+    Args:
+        run_dir: The run folder.
 
     Raises:
         BadInput: It is no run folder, or another process owns it.
@@ -86,7 +92,11 @@ def check_resume(run_dir: Path, cfg: Config, given: Sequence[str]) -> None:
 
 
 def discard_empty(run_dir: Path) -> None:
-    """Remove the folder of a refused run, and its parents below the working folder, while empty."""
+    """Remove the folder of a refused run, and its parents below the working folder, while they are empty.
+
+    Args:
+        run_dir: The folder; nothing is removed outside of the working folder.
+    """
     here = Path.cwd()
     while here in run_dir.parents:
         try:
@@ -97,7 +107,10 @@ def discard_empty(run_dir: Path) -> None:
 
 
 def latest(outputs: Path) -> Path:
-    """The run folder below `outputs` (outputs/DATE/NAME) that was worked on last.
+    """Find the run folder that was worked on last.
+
+    Args:
+        outputs: Folder that is searched; run folders are outputs/DATE/NAME.
 
     Raises:
         BadInput: There is none.
@@ -112,14 +125,28 @@ def latest(outputs: Path) -> Path:
 
 
 def write_start(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence[str]) -> None:
-    """Write provenance.json and config.yaml of a new run; with the second, the folder holds a run."""
+    """Write provenance.json and config.yaml of a new run; with the second, the folder holds a run.
+
+    Args:
+        run_dir: The run folder.
+        config_yaml: The options of the run as YAML.
+        cfg: The same options; the seed is noted with the provenance.
+        command: Program and arguments that started the run.
+    """
     record = {"seed": cfg.seed, **provenance(command), "resumed": []}
     write_atomic(run_dir / PROVENANCE, json.dumps(record, indent=2) + "\n")
     write_atomic(run_dir / CONFIG, config_yaml)
 
 
 def write_resume(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence[str]) -> None:
-    """Note a continued run: its length in config.yaml, one more entry of `resumed` in provenance.json."""
+    """Note a continued run: its length in config.yaml, one more entry of `resumed` in provenance.json.
+
+    Args:
+        run_dir: The run folder.
+        config_yaml: The options that the run goes on with as YAML.
+        cfg: The same options; the manifests of the checkpoints take over run.steps.
+        command: Program and arguments that continue the run.
+    """
     manifest.write_steps(run_dir, cfg.run.steps)
     write_atomic(run_dir / CONFIG, config_yaml)
     path = run_dir / PROVENANCE
@@ -129,7 +156,14 @@ def write_resume(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """Where numbers come from: command, commit, versions, machine, time (UTC, ISO 8601)."""
+    """Tell where numbers come from: command, commit, versions, machine, time (UTC, ISO 8601).
+
+    Args:
+        command: Program and arguments; secrets in them are masked.
+
+    Returns:
+        Values that JSON can hold.
+    """
     return {
         "command": mask(shlex.join(command)),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,6 +177,11 @@ def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path | No
     """Note a failure: status `failed` in summary.json, the traceback in error.txt.
 
     What failed may be the disk: neither file is needed to go on, and each is written where it can be.
+
+    Args:
+        run_dir: The run folder.
+        cfg: The options of the run, for a summary where none was written yet.
+        error: What was raised; secrets in its traceback are masked.
 
     Returns:
         The file with the traceback; None where it could not be written.
@@ -159,7 +198,11 @@ def write_failure(run_dir: Path, cfg: Config, error: BaseException) -> Path | No
 
 
 def write_interrupted(run_dir: Path) -> None:
-    """Set a summary.json that says `running` to `interrupted`, where it can be written: nothing runs on."""
+    """Set a summary.json that says `running` to `interrupted`, where it can be written: nothing runs on.
+
+    Args:
+        run_dir: The run folder.
+    """
     with suppress(OSError):
         summary = _summary(run_dir)
         if summary.get("status") == "running":
@@ -167,7 +210,12 @@ def write_interrupted(run_dir: Path) -> None:
 
 
 def write_lost_output(run_dir: Path, lost: Mapping[str, str]) -> None:
-    """Note in provenance.json that output could not be shown: stream -> why; nothing where all was."""
+    """Note in provenance.json that output could not be shown, where it can be written.
+
+    Args:
+        run_dir: The run folder.
+        lost: Name of a stream -> why it failed; empty where all was shown, and nothing is noted.
+    """
     if lost:
         path = run_dir / PROVENANCE
         with suppress(OSError):
@@ -176,7 +224,14 @@ def write_lost_output(run_dir: Path, lost: Mapping[str, str]) -> None:
 
 
 def release_unused(run_dir: Path) -> bool:
-    """Give a claimed folder back in which nothing could be written. Returns whether that was so."""
+    """Give a claimed folder back if nothing could be written in it.
+
+    Args:
+        run_dir: The folder, which this process owns.
+
+    Returns:
+        Whether nothing had been written, so that the folder was given back.
+    """
     config = run_dir / CONFIG
     if (config.exists() and config.stat().st_size) or _used(run_dir):
         return False
@@ -202,7 +257,11 @@ def _summary(run_dir: Path) -> dict[str, Any]:
 
 
 def failed(sweep: Path) -> list[str]:
-    """Names of the run folders in a sweep's folder whose summary says that they failed, or cannot be read."""
+    """Name the run folders of a sweep whose summary says that they failed, or cannot be read.
+
+    Args:
+        sweep: The sweep's folder, which holds the run folders.
+    """
     return [path.parent.name for path in sorted(sweep.glob(f"*/{SUMMARY}")) if _failed(path)]
 
 

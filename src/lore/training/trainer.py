@@ -32,10 +32,17 @@ from lore.training.signals import Stop, Stopped, stop_on_signals
 
 
 def train(cfg: Config, run_dir: Path) -> str:
-    """Train in `run_dir`, from its latest checkpoint if it holds one. Returns "finished" or "interrupted".
+    """Train in a run folder, from its latest checkpoint if it holds one.
 
     The first signal that asks for a stop (see lore.training.signals) ends the step under way, of training or
     of an evaluation, and saves; a second Ctrl-C stops there.
+
+    Args:
+        cfg: The options of the run.
+        run_dir: The run folder.
+
+    Returns:
+        "finished" or "interrupted".
     """
     keep_freed_memory()
     with (
@@ -56,9 +63,15 @@ def train(cfg: Config, run_dir: Path) -> str:
 class Part(Protocol):
     """What a checkpoint holds the state of."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """Return tensors, numbers, strings, lists and dicts of these, which nobody changes afterwards."""
 
-    def load_state_dict(self, state: Any) -> None: ...
+    def load_state_dict(self, state: Any) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave, in this run or an earlier session of it.
+        """
 
 
 class Trainer:
@@ -240,7 +253,11 @@ class Trainer:
         self.logger.show_evaluation(over, episodes)
 
     def write_summary(self, status: str) -> None:
-        """Write summary.json. status: running, finished, failed or interrupted."""
+        """Write summary.json.
+
+        Args:
+            status: running, finished, failed or interrupted.
+        """
         progress, advice = self.progress, {}
         if self.adviser and self.meter:
             advice = self.meter.totals() | self.adviser.metrics()
@@ -286,6 +303,9 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of this version or an older one.
+
+        Args:
+            state: Name of a part -> its state.
 
         Raises:
             ValueError: The stored run and this configuration do not fit.
