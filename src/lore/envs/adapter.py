@@ -71,6 +71,16 @@ class MiniGridAdapter(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Seed of the episode; None goes on with the random stream of the task.
+            options: Passed on to the task, as Gymnasium defines.
+
+        Returns:
+            The first observation, key of `obs_spec` -> array, and the task's info with "layout", the hash of
+            the initial grid.
+        """
         raw, info = self.env.reset(seed=seed, options=options)
         now = self._world.gen_obs()  # what a task begins with in hand is still on the floor in `raw`
         if self.remember:
@@ -81,7 +91,18 @@ class MiniGridAdapter(gym.Wrapper):
         return self._observe(raw), {**info, "layout": layout_hash(self.env)}
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Take action number `action` of the table. Raises IndexError outside it."""
+        """Take an action.
+
+        Args:
+            action: Number of the action in `action_names`.
+
+        Returns:
+            Observation, reward, terminated, truncated, and info with "raw_reward", the reward without
+            shaping.
+
+        Raises:
+            IndexError: There is no action of this number.
+        """
         if action < 0:
             raise IndexError(f"action {action} is not in [0, {len(self._actions)})")
         raw, reward, terminated, truncated, info = self.env.step(self._actions[action])

@@ -25,7 +25,11 @@ RGB_SIZE = 64
 
 
 def use_fast_view(env: MiniGridEnv) -> None:
-    """Replace `env.gen_obs` by the fast form, unless the task's class has its own."""
+    """Replace `env.gen_obs` by the fast form, unless the task's class defines another view.
+
+    Args:
+        env: The MiniGrid task; its method is replaced in place.
+    """
     kind = type(env)
     if kind.gen_obs is MiniGridEnv.gen_obs and kind.gen_obs_grid is MiniGridEnv.gen_obs_grid:
         env.gen_obs = MethodType(_gen_obs, env)
@@ -36,7 +40,14 @@ def _gen_obs(env: MiniGridEnv) -> dict[str, Any]:
 
 
 def agent_view(env: MiniGridEnv) -> np.ndarray:
-    """What the agent sees now: uint8 (V, V, 3) of object, color and state, as `gen_obs()["image"]`."""
+    """Compute what the agent sees now, equal to `gen_obs()["image"]`.
+
+    Args:
+        env: The MiniGrid task; V is its agent_view_size.
+
+    Returns:
+        Codes of object, color and state, uint8 (V, V, 3), indexed [column, row].
+    """
     size = env.agent_view_size
     width, height, cells = env.grid.width, env.grid.height, env.grid.grid
     x0, y0 = int(env.agent_pos[0]), int(env.agent_pos[1])
@@ -100,9 +111,15 @@ def _pairs(mask: list[bool], size: int) -> tuple[tuple[int, int], ...]:
 
 
 def render(image: np.ndarray) -> np.ndarray:
-    """Draw a view: uint8 (7, 7, 3) codes -> uint8 (64, 64, 3) pixels.
+    """Draw a view.
 
     The picture is `RGBImgPartialObsWrapper(env, tile_size=9)`'s 63 x 63 with one black row and column added.
+
+    Args:
+        image: Codes of object, color and state, uint8 (7, 7, 3).
+
+    Returns:
+        Pixels, uint8 (64, 64, 3).
     """
     size = image.shape[0]
     picture = np.zeros((RGB_SIZE, RGB_SIZE, 3), np.uint8)

@@ -32,14 +32,29 @@ class MapMemory:
         self._maybe: list[GridState] = []  # what may be so, the likeliest first; nearly always one
 
     def reset(self, image: np.ndarray, direction: int, mission: str) -> GridState:
-        """Forget everything. The agent begins at (0, 0), on an empty cell."""
+        """Forget everything, and begin an episode: the agent is at (0, 0), on an empty cell.
+
+        Args:
+            image: The agent's view, uint8 (V, V, 3).
+            direction: Of the agent: 0 east, 1 south, 2 west, 3 north.
+            mission: The episode's mission.
+        """
         view = _read(image, direction)
         nothing = GridState(mission, None, (0, 0), direction, {}, frozenset(), -1, self._max_steps)
         self._maybe = [_look(nothing, (0, 0), view, direction)]
         return self._maybe[0]
 
     def step(self, action: str, image: np.ndarray, direction: int) -> GridState:
-        """What is known after the action of that name led to this view. RuntimeError before `reset`."""
+        """Work out what is known after an action.
+
+        Args:
+            action: Name of the action that was taken.
+            image: The agent's view after it, uint8 (V, V, 3).
+            direction: Of the agent after it: 0 east, 1 south, 2 west, 3 north.
+
+        Raises:
+            RuntimeError: There was no `reset` before.
+        """
         if not self._maybe:
             raise RuntimeError("call reset() before step()")
         view = _read(image, direction)

@@ -33,12 +33,30 @@ class EpisodicEnv(Protocol):
     action_names: list[str]
     remember: bool
 
-    def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]: ...
+    def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]:
+        """Begin an episode.
 
-    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]: ...
+        Args:
+            seed: Seed of the episode, in [0, 2**32).
+
+        Returns:
+            The first observation, key of `obs_spec` -> array, and info with "layout", the name of the layout.
+        """
+
+    def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Take an action.
+
+        Args:
+            action: Number of the action in `action_names`.
+
+        Returns:
+            Observation, reward, terminated, truncated (by the time limit), and info with "raw_reward", the
+            reward without shaping.
+        """
 
     @property
-    def state(self) -> GridState: ...
+    def state(self) -> GridState:
+        """What the agent knows now."""
 
 
 class RunningEpisode:
@@ -63,7 +81,11 @@ class RunningEpisode:
         self.is_last = self.is_terminal = False
 
     def step(self, action: int) -> None:
-        """Take an action in [0, A)."""
+        """Take an action.
+
+        Args:
+            action: Number of the action, in [0, A).
+        """
         self.obs, self.reward, self.is_terminal, truncated, info = self.env.step(action)
         self.actions.append(action)
         self.return_ += info["raw_reward"]
@@ -98,11 +120,18 @@ class RunningEpisode:
 
 
 def episode_seed(split: str, run_seed: int, num_envs: int, env: int, episode: int) -> int:
-    """Seed of one episode, in [0, 2**32).
+    """Derive the seed of one episode, in [0, 2**32).
 
-    Training: from (run seed, env, episode), below 2**31. Evaluation: from the global index
-    episode * num_envs + env alone, at or above 2**31: the first 100 are one set for every run
-    and num_envs.
+    Training seeds follow from (run seed, env, episode) and lie below 2**31. Evaluation seeds follow from the
+    global index episode * num_envs + env alone and lie at or above 2**31: the first 100 are one set for every
+    run and num_envs.
+
+    Args:
+        split: train or eval.
+        run_seed: Seed of the run.
+        num_envs: N, the number of environments side by side.
+        env: Number of the environment, in [0, N).
+        episode: Number of the episode in this environment, from 0.
     """
     if split == "eval":
         return _HALF + _hash(episode * num_envs + env)
@@ -146,9 +175,17 @@ class VectorEnv:
         return dict(self._obs)
 
     def step(self, actions: np.ndarray) -> Obs:
-        """actions: integers (N,) in [0, num_actions); ignored where the last row was is_last.
+        """Step every environment once; one whose last row was is_last begins its next episode instead.
 
-        Raises RuntimeError before the first reset, ValueError for a wrong shape or an unknown action.
+        Args:
+            actions: Integers (N,) in [0, num_actions); ignored where the last row was is_last.
+
+        Returns:
+            The rows: key of `obs_spec` -> (N, *shape), with reward, is_first, is_last and is_terminal (N,).
+
+        Raises:
+            RuntimeError: There was no `reset` before.
+            ValueError: The actions have a wrong shape, or one of them does not exist.
         """
         if not self._obs:
             raise RuntimeError("call reset() before step()")
@@ -179,15 +216,19 @@ class VectorEnv:
         return self.envs[0].remember
 
     def states(self) -> list[GridState]:
-        """What each agent knows at the rows last delivered. RuntimeError if they do not remember."""
+        """Return what each agent knows at the rows last delivered.
+
+        Raises:
+            RuntimeError: The environments do not remember.
+        """
         return [env.state for env in self.envs]
 
     def won(self) -> np.ndarray:
-        """(N,) bool: where the rows last delivered end an episode that earned a reward, shaping apart."""
+        """Say where the rows last delivered end an episode that earned a reward, shaping apart: (N,) bool."""
         return np.array([run.is_last and run.won for run in self._running])
 
     def pop_episodes(self) -> list[Episode]:
-        """The episodes that ended since the last call, in order."""
+        """Return the episodes that ended since the last call, in order."""
         finished, self.finished = self.finished, []
         return finished
 
@@ -211,8 +252,12 @@ class VectorEnv:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a stored moment: re-seed each running episode and repeat its actions.
 
-        Raises ValueError if the state is of another kind of VectorEnv or if the repeated episode does not
-        end in the stored row.
+        Args:
+            state: What `state_dict` gave.
+
+        Raises:
+            ValueError: The state is of another kind of VectorEnv, or a repeated episode does not end in the
+                stored row.
         """
         for key, value in self._identity().items():
             if state[key] != value:

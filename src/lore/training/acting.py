@@ -89,8 +89,7 @@ class Adviser(Protocol):
                 None where they are not known.
             latched: (N), where the gate allows asking; None: everywhere.
             learned: For each environment the distilled adviser's distribution, (A,), or None where the
-                network
-                is not confident; None without a distilled adviser.
+                network is not confident; None without a distilled adviser.
             over: (N), where an episode has ended, so that no action counts; None: nowhere.
         """
 

@@ -54,11 +54,19 @@ class Board:
         return number
 
     def numbers(self, objects: Collection[WorldObj]) -> frozenset[int]:
-        """Of those of the objects that can be carried."""
+        """Number those of the objects that can be carried.
+
+        Args:
+            objects: Objects of the grid.
+        """
         return frozenset(i for i, thing in enumerate(self.things) if any(thing is o for o in objects))
 
     def cells(self, objects: Collection[WorldObj]) -> frozenset[int]:
-        """Of those of the objects that stay where they are."""
+        """Find the cells of those of the objects that stay where they are.
+
+        Args:
+            objects: Objects of the grid.
+        """
         return frozenset(
             cell
             for cell, thing in self.objects
@@ -66,6 +74,12 @@ class Board:
         )
 
     def opens(self, thing: int, door: int) -> bool:
+        """Say whether a thing is the key to a door.
+
+        Args:
+            thing: Number of the thing, or -1 for none.
+            door: Number of the door.
+        """
         return (
             thing >= 0
             and isinstance(self.things[thing], Key)
@@ -73,10 +87,21 @@ class Board:
         )
 
     def front(self, pose: int) -> int:
+        """Return the cell that the agent faces.
+
+        Args:
+            pose: 4 * cell + direction of the agent.
+        """
         return pose // 4 + self.steps[pose % 4]
 
     def move(self, state: State, action: str, shut: frozenset[int]) -> State:
-        """The state after an action; an open door is closed only if its cell is in `shut`."""
+        """Return the state after an action.
+
+        Args:
+            state: The state before.
+            action: left, right, forward, pickup, drop or toggle; any other name changes nothing.
+            shut: Cells of the doors that `toggle` may close; another open door stays open.
+        """
         pose, hand, doors, where = state
         if action in ("left", "right"):
             turned = pose - pose % 4 + (pose + (1 if action == "right" else 3)) % 4

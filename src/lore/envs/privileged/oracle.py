@@ -48,11 +48,18 @@ class Aim:
 
 
 def optimal_actions(env: MiniGridAdapter, limit: int = LIMIT) -> frozenset[str] | None:
-    """Names of all actions with which a shortest way to success begins; of a BabyAI sequence, its next part.
+    """Find all actions with which a shortest way to success begins; of a BabyAI sequence, to its next part.
 
-    None where no way is found among `limit` states, or where the task's aim is none of Aim's. Only actions of
-    `env.action_names` are used. Balls that move by themselves are taken to stay. BabyAI's strict debugging
-    levels, which a wrong touch fails, are searched as if they were not strict.
+    Balls that move by themselves are taken to stay. BabyAI's strict debugging levels, which a wrong touch
+    fails, are searched as if they were not strict.
+
+    Args:
+        env: The task in its present state; only actions of `env.action_names` are used.
+        limit: States looked at before the search gives up.
+
+    Returns:
+        Names of the actions; None where no way is found among `limit` states, or where the task's aim is none
+        of Aim's.
     """
     world = core(env)
     board = Board(world)

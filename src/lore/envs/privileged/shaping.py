@@ -38,6 +38,18 @@ class PotentialShaping(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; its way to success is measured.
+
+        Args:
+            seed: Seed of the episode; None goes on with the random stream of the task.
+            options: Passed on to the task, as Gymnasium defines.
+
+        Returns:
+            The task's observation and info.
+
+        Raises:
+            BadInput: The task has no potential; the message names `env.shaping`.
+        """
         obs, info = self.env.reset(seed=seed, options=options)
         self._route.reset()
         whole = self._route.remaining()
@@ -50,6 +62,15 @@ class PotentialShaping(gym.Wrapper):
         return obs, info
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take an action, and shape the reward.
+
+        Args:
+            action: Number of a MiniGrid action.
+
+        Returns:
+            Observation, shaped reward, terminated, truncated, and info with "raw_reward", the reward without
+            shaping.
+        """
         obs, reward, terminated, truncated, info = self.env.step(action)
         phi = 0.0 if terminated else self._potential()
         bonus = self.coefficient * (self.gamma * phi - self._phi)

@@ -58,15 +58,23 @@ class SkillMeter:
         self._distances: dict[str, list[int]] = {}
 
     def before(self, first: Sequence[bool]) -> None:
-        """Look at every environment before its step. first: where an episode begins."""
+        """Look at every environment before its step.
+
+        Args:
+            first: For each environment, whether an episode begins there.
+        """
         for i, world in enumerate(self._worlds):
             if first[i]:
                 self._deeds[i] = _task(world)
         self._before = [_look(world) for world in self._worlds]
 
     def after(self, acted: Sequence[bool], ended: Sequence[bool]) -> None:
-        """Look again. acted: where the step was an action, not the start of an episode. ended: where it
-        ended one."""
+        """Look again after the step, and count what has changed.
+
+        Args:
+            acted: For each environment, whether the step was an action, not the start of an episode.
+            ended: For each environment, whether the step ended its episode.
+        """
         self._steps += 1
         for i, (world, before) in enumerate(zip(self._worlds, self._before, strict=True)):
             if acted[i]:
@@ -103,6 +111,11 @@ class SkillMeter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave, for the same number of environments.
+        """
         self._deeds = [_Deeds(*values) for values in state["deeds"]]
         self._steps, self._counts = state["steps"], Counter(state["counts"])
         self._distances = {name: list(values) for name, values in state["distances"].items()}

@@ -51,7 +51,14 @@ class Distances:
 
 
 def core(env: gym.Env) -> MiniGridEnv:
-    """The MiniGrid task below all wrappers. Raises TypeError if there is none."""
+    """Return the MiniGrid task below all wrappers.
+
+    Args:
+        env: The wrapped task.
+
+    Raises:
+        TypeError: There is no MiniGrid task below.
+    """
     inner = env.unwrapped
     if not isinstance(inner, MiniGridEnv):
         raise TypeError(f"{type(inner).__name__} is not a MiniGrid environment")
@@ -59,7 +66,14 @@ def core(env: gym.Env) -> MiniGridEnv:
 
 
 def layout_hash(env: gym.Env) -> str:
-    """16 hex digits naming the present grid, contents of boxes included, and the agent's pose."""
+    """Name the present grid, contents of boxes included, and the agent's pose.
+
+    Args:
+        env: The task, wrapped or not.
+
+    Returns:
+        16 hexadecimal digits; equal grids have equal names.
+    """
     world = core(env)
     codes = [_code(cell) for cell in world.grid.grid]
     pose = (int(world.agent_pos[0]), int(world.agent_pos[1]), int(world.agent_dir))
@@ -68,14 +82,26 @@ def layout_hash(env: gym.Env) -> str:
 
 
 def draw(env: gym.Env, size: int) -> np.ndarray:
-    """The whole grid for human eyes, drawn by MiniGrid: uint8 (H, W, 3), no side above `size` pixels."""
+    """Draw the whole grid for human eyes, as MiniGrid does.
+
+    Args:
+        env: The task, wrapped or not.
+        size: No side of the picture is longer, in pixels, unless the grid has more cells.
+
+    Returns:
+        Pixels, uint8 (H, W, 3).
+    """
     world = core(env)
     tile = max(1, size // max(world.grid.width, world.grid.height))
     return world.get_frame(highlight=True, tile_size=tile)
 
 
 def distances(env: gym.Env) -> Distances:
-    """Distances agent-key, key-door and door-goal in the present state of `env`."""
+    """Measure the distances agent-key, key-door and door-goal in the present state.
+
+    Args:
+        env: The task, wrapped or not.
+    """
     world = core(env)
     agent = _agent(world)
     door = _door(world)
@@ -98,13 +124,17 @@ class Route:
         self._fields: dict[tuple, Field] = {}
 
     def reset(self) -> None:
+        """Forget the episode before; call it at each episode's start."""
         self._fields = {}
 
     def remaining(self) -> int | None:
-        """Cells to walk plus one for each key to fetch and door to unlock; 0 at success.
+        """Count the cells to walk, plus one for each key to fetch and door to unlock.
 
-        None if the task has no such measure (no goal to stand on or thing to pick up, more than one locked
-        door) or if success is out of reach now. What stands in the way but can be carried is ignored.
+        What stands in the way but can be carried is ignored.
+
+        Returns:
+            0 at success; None if the task has no such measure (no goal to stand on or thing to pick up, more
+            than one locked door), or if success is out of reach now.
         """
         world = self._world
         goals = _goals(world)
