@@ -36,7 +36,12 @@ _RSS_UNITS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 def run_benchmark(cfg: Config, profile: bool = False) -> None:
-    """Print the measurement as one JSON object, the last line; before it, if asked for, a table by region."""
+    """Print the measurement as one JSON object, the last line.
+
+    Args:
+        cfg: The options of the agent and of its batches.
+        profile: Whether a table by region is printed before, and a trace of every call is written to TRACE.
+    """
     row = measure(cfg)
     if profile:
         print(table(cfg, TRACE))
@@ -50,6 +55,14 @@ def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
 
     Unit and step are measured in turn, so that both see the same machine. The unit is one float32 product
     of two 1024 x 1024 matrices on one thread; no precision setting is changed in this process.
+
+    Args:
+        cfg: The options of the agent and of its batches.
+        repeats: Steps and units that are timed, at least 1; the medians count.
+
+    Returns:
+        Values that JSON can hold: workload, device, dtype, size and params; median_s (a gradient step) and
+        matmul_s (the unit) in seconds, matmul_units (their ratio), gflop of a gradient step, peak_rss_mb.
     """
     agent, batch = _prepare(cfg)
     wait = torch.cuda.synchronize if agent.device.type == "cuda" else _nothing
@@ -80,11 +93,11 @@ def measure(cfg: Config, repeats: int = REPEATS) -> dict[str, Any]:
 
 
 def busy_share(cfg: Config, steps: int = PROFILED) -> float:
-    """Share of the wall time of gradient steps in which the device computes.
+    """Measure the share of the wall time of gradient steps in which the device computes.
 
     Args:
-        cfg: as for `measure`.
-        steps: gradient steps that are looked at.
+        cfg: The options of the agent and of its batches.
+        steps: Gradient steps that are looked at.
 
     Returns:
         On a card, time in its kernels over wall time; on a CPU, time of this process over wall time.
@@ -108,7 +121,15 @@ def busy_share(cfg: Config, steps: int = PROFILED) -> float:
 
 
 def table(cfg: Config, trace: str) -> str:
-    """Where the time of a gradient step goes: by region, and by operation; `trace` takes every call."""
+    """Show where the time of a gradient step goes: by region, and by operation.
+
+    Args:
+        cfg: The options of the agent and of its batches.
+        trace: File that takes every call, in Chrome's trace format.
+
+    Returns:
+        Lines of text.
+    """
     agent, batch = _prepare(cfg)
     activities = [ProfilerActivity.CPU]
     if agent.device.type == "cuda":
@@ -162,7 +183,15 @@ def _shape(cfg: Config) -> str:
 
 
 def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
-    """Random observations, actions, rewards and episode ends: (B, T) from a fixed seed."""
+    """Draw observations, actions, rewards and episode ends at random, from a fixed seed.
+
+    Args:
+        agent: The agent that learns from the batch; the batch is on its device.
+        cfg: The options that give B, T.
+
+    Returns:
+        A batch (B, T) without advice.
+    """
     B, T = cfg.agent.batch_size, cfg.agent.seq_len
     rng = torch.Generator().manual_seed(0)
 

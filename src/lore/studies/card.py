@@ -58,7 +58,15 @@ REHEARSAL = Plan(
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The card, or "cpu", and what it is driven by: the part of a row that is the same in all."""
+    """Tell the card, and what it is driven by: the part of a row that is the same in all.
+
+    Args:
+        device: cuda or cpu.
+
+    Returns:
+        Values that JSON can hold: card (its name, or "cpu"), memory_gb in GiB (None on a CPU), and the
+        versions and the commit.
+    """
     on_card = device == "cuda"
     return {
         "card": torch.cuda.get_device_name() if on_card else "cpu",
@@ -92,7 +100,11 @@ def try_card(plan: Plan, out: Path) -> bool:
 
 
 def print_bench(overrides: list[str]) -> None:
-    """One JSON line: the time of a gradient step, and the share of it in which the device works."""
+    """Print one JSON line: the time of a gradient step, and the share of it in which the device works.
+
+    Args:
+        overrides: Options as on the command line, KEY=VALUE.
+    """
     cfg = compose(overrides)
     row = measure(cfg)
     print(json.dumps({**row, "busy_share": round(busy_share(cfg), 3)}))

@@ -36,9 +36,14 @@ FILMED = 4  # episodes, at most
 
 
 def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
-    """lore-eval: held-out episodes with a checkpoint of the run `cfg`; the last line is one JSON object.
+    """Play held-out episodes with a checkpoint of a run, for lore-eval; the last line is one JSON object.
 
-    Raises BadInput naming the option that cannot be met.
+    Args:
+        options: What the command was given.
+        cfg: The options of the run that the checkpoint belongs to.
+
+    Raises:
+        BadInput: An option cannot be met; the message names it.
     """
     torch.set_num_threads(cfg.threads)
     env = find_family(cfg.env).make(cfg.env, cfg.obs)
@@ -97,10 +102,10 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
 
 
 def as_table(line: dict[str, Any]) -> Table:
-    """The result of an evaluation for people.
+    """Lay out the result of an evaluation for people.
 
     Args:
-        line: what the command's last line holds.
+        line: What the command's last line holds.
 
     Returns:
         A table of a row a measure.

@@ -71,9 +71,20 @@ The model answered each once. `lore-record import` checked the answers and wrote
 
 
 def export(options: ExportOptions, env: EpisodicEnv, env_id: str, provider: Provider) -> dict[str, Any]:
-    """Explore and write the prompts, those first that answer most. Returns counts.
+    """Explore a task and write its prompts, those first that answer most.
 
-    env: one that remembers. Raises BadInput for a file that exists, and for a provider that must not explore.
+    Args:
+        options: What the command was given.
+        env: The task; it remembers.
+        env_id: Name of the task.
+        provider: The adviser that the exploration follows.
+
+    Returns:
+        Counts, as values that JSON can hold.
+
+    Raises:
+        BadInput: The file exists or cannot be written, a count is below 1, or the provider must not explore
+            because it costs money or sees more than the agent.
     """
     out = Path(options.out)
     if not options.out or out.exists():
@@ -118,9 +129,18 @@ class Trouble:
 def read_answers(
     prompts: Path, answers: Path
 ) -> tuple[dict[str, RecordedAnswer], list[Trouble], list[Trouble]]:
-    """Answers in the order of the prompts; lines that are no answer to them; answers that are unusable.
+    """Read the answers to prompts, and sort out those that cannot be used.
 
-    Raises BadInput where a file cannot be read, or the prompts are damaged or of another version.
+    Args:
+        prompts: File that `export` wrote.
+        answers: File with a line for each answer.
+
+    Returns:
+        Answers in the order of the prompts, by the id of the prompt; lines that are no answer to the prompts;
+        answers that are unusable.
+
+    Raises:
+        BadInput: A file cannot be read, or the prompts are damaged or of another version.
     """
     try:
         header, known = read_prompts(prompts)
@@ -151,8 +171,17 @@ def read_answers(
 def import_answers(options: ImportOptions) -> Path:
     """Write the next version of a data set, whole or not at all; say of each bad line what is wrong.
 
-    Unusable answers stay in: they are what the model says, and are counted on the card. Raises BadInput where
-    a line is no answer to these prompts.
+    Unusable answers stay in: they are what the model says, and are counted on the card.
+
+    Args:
+        options: What the command was given.
+
+    Returns:
+        Folder of the new version.
+
+    Raises:
+        BadInput: An option is missing or wrong, a line is no answer to these prompts, or the folder cannot be
+            written.
     """
     for field in fields(options):
         if not getattr(options, field.name) and field.name != "note":
@@ -186,11 +215,18 @@ def import_answers(options: ImportOptions) -> Path:
 
 
 def stats(data: DataSet) -> dict[str, Any]:
-    """What is in a data set, as JSON values.
+    """Count what is in a data set.
 
-    coverage: share of the prompts that have an answer; of all explored plan keys that have a plan; of all
-    explored steps that would be served, by their very prompt or with plans shared. kinds: plan, policy, or
-    why an answer is unusable. confidence: usable answers in BINS equal bins from 0 to 1.
+    Args:
+        data: The data set.
+
+    Returns:
+        Values that JSON can hold. coverage: share of the prompts that have an answer; of all explored plan
+        keys that have a plan; of all explored steps that would be served, by their very prompt or with plans
+        shared.
+        kinds: plan, policy, or why an answer is unusable. confidence: usable answers in BINS equal bins from
+            0
+        to 1.
     """
     parsed = {name: data.parsed(name) for name in data.prompts}
     kinds: Counter[str] = Counter()
@@ -233,7 +269,14 @@ def stats(data: DataSet) -> dict[str, Any]:
 
 
 def stats_main(options: StatsOptions) -> None:
-    """lore-record stats: a page for people, and one JSON line at the end. Raises BadInput."""
+    """Print what is in a data set: a page for people, and one JSON line at the end.
+
+    Args:
+        options: What the command was given.
+
+    Raises:
+        BadInput: The data set cannot be used.
+    """
     try:
         data = load(Path(options.dataset))
     except (OSError, BadLine) as error:
@@ -244,7 +287,13 @@ def stats_main(options: StatsOptions) -> None:
 
 
 def card(data: DataSet, options: ImportOptions, version: int) -> str:
-    """The data card, in Markdown with a YAML head; every value in it is JSON, which is YAML."""
+    """Write the data card, in Markdown with a YAML head; every value in the head is JSON, which is YAML.
+
+    Args:
+        data: The data set.
+        options: What the command was given: license and note.
+        version: Number of this version of the data set, from 1.
+    """
     header, found = data.header, stats(data)
     head = {
         "license": options.license,

@@ -52,7 +52,11 @@ class Recording:
     terminal: list[bool] = field(default_factory=lambda: [False])
 
     def picture(self, t: int) -> np.ndarray:
-        """The whole grid at row t: uint8 (H, W, 3)."""
+        """Return the whole grid at a row, uint8 (H, W, 3).
+
+        Args:
+            t: Number of the row, in [0, R).
+        """
         return np.frombuffer(zlib.decompress(self.pictures[t]), np.uint8).reshape(self.shape)
 
 
@@ -70,12 +74,22 @@ class Recorder:
         return self.env.state
 
     def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]:
+        """Begin an episode and its recording; see `EpisodicEnv`.
+
+        Args:
+            seed: Seed of the episode.
+        """
         obs, info = self.env.reset(seed=seed)
         picture = draw(self.env, PANEL)
         self.recording = Recording([obs], [zlib.compress(picture.tobytes(), 1)], picture.shape)
         return obs, info
 
     def step(self, action: int) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Take an action and record what came of it; see `EpisodicEnv`.
+
+        Args:
+            action: Number of the action in `action_names`.
+        """
         obs, reward, terminated, truncated, info = self.env.step(action)
         kept = self.recording
         kept.obs.append(obs)
@@ -109,7 +123,12 @@ def imagine(
 ) -> Imagination:
     """Observe the first CONTEXT rows, imagine up to LONGEST more. At least one row is imagined.
 
-    seed and name choose the random stream that the latents are sampled from.
+    Args:
+        agent: The agent whose world model imagines.
+        spec: Observation key -> what it is.
+        episode: What happened.
+        seed: With the name it chooses the random stream that the latents are sampled from.
+        name: Name of the random stream.
     """
     model, rng = agent.world_model, generator(seed, name, agent.device)
     context = min(CONTEXT, len(episode.actions))
@@ -137,7 +156,16 @@ def imagine(
 
 
 def likeliest(outs: dict[str, Tensor], spec: dict[str, ObsSpec]) -> Obs:
-    """Decoder outputs key -> (R, ...) as observations key -> (R, *shape): the mode of each distribution."""
+    """Turn outputs of the decoder into observations: the mode of each distribution.
+
+    Args:
+        outs: Observation key -> class logits (R, *shape, K), symlog means (R, *shape) or pixels in [0, 1]
+            (R, H, W, C).
+        spec: Observation key -> what it is.
+
+    Returns:
+        Observation key -> (R, *shape).
+    """
     obs = {}
     for key, out in outs.items():
         if spec[key].classes:
@@ -151,9 +179,16 @@ def likeliest(outs: dict[str, Tensor], spec: dict[str, ObsSpec]) -> Obs:
 
 
 def cells(obs: Obs, spec: dict[str, ObsSpec]) -> np.ndarray | None:
-    """Observations (R, *shape) -> codes uint8 (R, V, V, 3) of object, color, state; None for pixels.
+    """Read the agent's view from observations.
 
     Plain numbers (raw147) are rounded and clipped to codes that exist.
+
+    Args:
+        obs: Observation key -> (R, *shape).
+        spec: Observation key -> what it is.
+
+    Returns:
+        Codes of object, color and state, uint8 (R, V, V, 3), indexed [column, row]; None for pixels.
     """
     if "object" in spec:
         return np.stack([obs["object"], obs["color"], obs["state"]], -1)
@@ -164,7 +199,15 @@ def cells(obs: Obs, spec: dict[str, ObsSpec]) -> np.ndarray | None:
 
 
 def draw_view(codes: np.ndarray, size: int = PANEL) -> np.ndarray:
-    """Codes (V, V, 3) of the agent's view, drawn with MiniGrid's tiles: uint8 (h, h, 3), h <= size."""
+    """Draw the agent's view with MiniGrid's tiles.
+
+    Args:
+        codes: Codes of object, color and state, (V, V, 3), indexed [column, row].
+        size: Largest side of the picture, in pixels; at least V.
+
+    Returns:
+        Pixels, uint8 (h, h, 3) with h at most `size`.
+    """
     side = len(codes)
     tile = size // side
     picture = np.zeros((side * tile, side * tile, 3), np.uint8)
@@ -181,7 +224,15 @@ def draw_view(codes: np.ndarray, size: int = PANEL) -> np.ndarray:
 
 
 def view_of(obs: Obs, spec: dict[str, ObsSpec]) -> np.ndarray:
-    """One observation as a picture; the same drawing for what happened and for what was imagined."""
+    """Draw one observation; the same drawing for what happened and for what was imagined.
+
+    Args:
+        obs: Observation key -> (*shape).
+        spec: Observation key -> what it is.
+
+    Returns:
+        Pixels, uint8 (h, w, 3).
+    """
     codes = cells({k: v[None] for k, v in obs.items()}, spec)
     if codes is not None:
         return draw_view(codes[0])
@@ -190,7 +241,16 @@ def view_of(obs: Obs, spec: dict[str, ObsSpec]) -> np.ndarray:
 
 
 def episode_frames(episode: Recording, spec: dict[str, ObsSpec], names: list[str]) -> Iterator[np.ndarray]:
-    """The whole grid beside the agent's own view, row by row."""
+    """Draw the whole grid beside the agent's own view, row by row.
+
+    Args:
+        episode: What happened.
+        spec: Observation key -> what it is.
+        names: Names of the actions.
+
+    Yields:
+        One picture for each row, as `frame` makes it.
+    """
     for t, obs in enumerate(episode.obs):
         yield frame(
             [("the whole grid", episode.picture(t), GREY), ("what the agent sees", view_of(obs, spec), GREY)],
@@ -204,7 +264,17 @@ def episode_frames(episode: Recording, spec: dict[str, ObsSpec], names: list[str
 def imagination_frames(
     episode: Recording, dream: Imagination, spec: dict[str, ObsSpec], names: list[str]
 ) -> Iterator[np.ndarray]:
-    """What happened beside what the world model saw or imagined, row by row."""
+    """Draw what happened beside what the world model saw or imagined, row by row.
+
+    Args:
+        episode: What happened.
+        dream: What the world model made of it.
+        spec: Observation key -> what it is.
+        names: Names of the actions.
+
+    Yields:
+        One picture for each row, as `frame` makes it.
+    """
     for t in range(len(dream.reward)):
         seen = t < dream.context
         heading = f"reconstructed: it has seen this (row {t + 1} of {dream.context})" if seen else "imagined"
@@ -227,7 +297,15 @@ def _step(episode: Recording, t: int, names: list[str]) -> str:
 
 
 def frame(panels: list[tuple[str, np.ndarray, tuple[int, int, int]]], lines: list[str]) -> np.ndarray:
-    """Panels (heading, picture, border color) side by side over lines of text: uint8, even sizes."""
+    """Set panels side by side over lines of text.
+
+    Args:
+        panels: Heading, picture (no side above PANEL pixels) and border color of each panel, left to right.
+        lines: Lines of text, at most two.
+
+    Returns:
+        Pixels, uint8 (H, W, 3); H and W are even.
+    """
     outer = PANEL + 2 * BORDER
     image = Image.new("RGB", (outer * len(panels), HEAD + outer + FOOT))
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
@@ -244,7 +322,12 @@ def frame(panels: list[tuple[str, np.ndarray, tuple[int, int, int]]], lines: lis
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Write an .mp4 (H.264) or a .gif, by the ending of `path`, frame by frame."""
+    """Write a film, picture by picture; the last picture is held.
+
+    Args:
+        path: The file; its ending says the format: .mp4 (H.264) or .gif.
+        frames: The pictures, uint8 (H, W, 3), all of one size.
+    """
     options: dict[str, Any] = {"mode": "I", "duration": 1000 / FPS, "loop": 0}
     if path.suffix == ".mp4":
         options = {"fps": FPS, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}

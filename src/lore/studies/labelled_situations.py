@@ -68,10 +68,17 @@ class Situation:
 def collect(
     env: MiniGridAdapter, count: int, seed: int, name: str, avoid: Collection[str] = ()
 ) -> list[Situation]:
-    """`count` situations, one from an episode, no two with the same policy key, none with a key of `avoid`.
+    """Collect situations, one from an episode, no two with the same policy key.
 
-    env: one that remembers. seed, name: of the random stream; other names, other episodes.
-    Raises TooFew where PATIENCE episodes in a row bring nothing new.
+    Args:
+        env: The task; it remembers.
+        count: How many situations to find.
+        seed: With the name it chooses the random stream.
+        name: Name of the random stream; other names lead to other episodes.
+        avoid: Policy keys that no situation may have.
+
+    Raises:
+        TooFew: PATIENCE episodes in a row bring nothing new.
     """
     found: list[Situation] = []
     keys = set(avoid)
@@ -88,7 +95,15 @@ def collect(
 
 
 def watch_touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
-    """What is done with things on the way that `choose` takes; ends with the episode. `env` is used up."""
+    """Act, and tell what is done with things on the way; ends with the episode or after WALK steps.
+
+    Args:
+        env: The task in the situation to start from; it is used up.
+        choose: Chooses the actions.
+
+    Yields:
+        Each touch, in order.
+    """
     for _ in range(WALK):
         action = choose(env)
         if action is None:
@@ -110,7 +125,15 @@ def watch_touches(env: MiniGridAdapter, choose: Choose) -> Iterator[Touch]:
 
 
 def find_subgoal(plan: Program, situation: Situation) -> str | None:
-    """Where a plan leads first, in the sense of `Situation.subgoal`; None where it comes to nothing."""
+    """Find out where a plan leads first, in the sense of `Situation.subgoal`.
+
+    Args:
+        plan: The plan.
+        situation: Where the plan starts; it stays as it is.
+
+    Returns:
+        Kind of a thing, or explore; None where the plan comes to nothing.
+    """
     env, executor = copy.deepcopy(situation.env), Executor()
     executor.start(plan, tuple(env.action_names))
 
@@ -123,13 +146,28 @@ def find_subgoal(plan: Program, situation: Situation) -> str | None:
 
 
 def score_actions(shares: Mapping[str, float], situation: Situation) -> float:
-    """Share of the advised actions, those with most weight, that are optimal; 0 without any."""
+    """Compute the share of the advised actions, those with most weight, that are optimal.
+
+    Args:
+        shares: Name of an action -> its weight.
+        situation: What is right.
+
+    Returns:
+        A number in [0, 1]; 0 without any advised action.
+    """
     best = [name for name, share in shares.items() if share == max(shares.values())]
     return sum(name in situation.optimal for name in best) / len(best) if best else 0.0
 
 
 def apply_rule(state: GridState) -> tuple[str, str]:
-    """(subgoal, action) by the plainest rule that reads the same words: a yardstick, not an adviser."""
+    """Apply the plainest rule that reads the same words as an adviser: a yardstick, not an adviser.
+
+    Args:
+        state: What the agent knows.
+
+    Returns:
+        Subgoal, in the sense of `Situation.subgoal`, and name of an action.
+    """
     hand, doors = state.carrying, _cells_of(state, "door")
     shut = [cell for cell in doors if state.cells[cell].state != "open"]
     targets = _cells_of(state, "goal") or [

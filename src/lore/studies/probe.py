@@ -111,7 +111,15 @@ def probe_adviser(
 
 
 def draw_figures(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Draw a figure of each task, with all advisers that were probed on it, into a folder."""
+    """Draw a figure of each task, with all advisers that were probed on it, into a folder.
+
+    Args:
+        results: Label of an adviser -> its result.
+        folder: An existing folder.
+
+    Raises:
+        BadInput: matplotlib is not installed.
+    """
     for env_id in {result["env_id"] for result in results.values()}:
         here = {label: result for label, result in results.items() if result["env_id"] == env_id}
         figure(here, folder / f"{as_file_name(env_id)}.png")

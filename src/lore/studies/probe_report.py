@@ -45,11 +45,17 @@ class Row:
 
 
 def yardsticks(situations: Sequence[Situation]) -> dict[str, dict[str, list[float]]]:
-    """Accuracy with interval of what needs no adviser, for "action" and "subgoal".
+    """Measure the accuracy of what needs no adviser.
 
     chance: guessing. majority: the answer that is right most often. one_plan: the plan, of those that are
     right somewhere here, that does best when it is given everywhere: the executor looks at the world, so one
     plan can be right in every situation of a task. rule: `labelled_situations.apply_rule`.
+
+    Args:
+        situations: All of one task, at least one.
+
+    Returns:
+        "action" and "subgoal" -> name of the yardstick -> [value, low, high], as `interval` gives it.
     """
     names = situations[0].env.action_names
     rules = [apply_rule(situation.state) for situation in situations]
@@ -80,10 +86,16 @@ def yardsticks(situations: Sequence[Situation]) -> dict[str, dict[str, list[floa
 
 
 def measure(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the asks of one wording came to.
+    """Measure what the asks of one wording came to.
 
-    An ask without advice counts as wrong and has no part in calibration. Every triple is [value, low, high],
-    empty where nothing could be measured, as the subgoal of an adviser that gives weights alone.
+    An ask without advice counts as wrong and has no part in calibration.
+
+    Args:
+        rows: The asks, and what came of each.
+
+    Returns:
+        Values that JSON can hold. Every triple is [value, low, high], empty where nothing could be measured,
+        as the subgoal of an adviser that gives weights alone.
     """
     result: dict[str, Any] = {
         "asks": len(rows),
@@ -111,9 +123,15 @@ def measure(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def ece(pairs: np.ndarray) -> float:
-    """Expected calibration error of (confidence, hit) pairs (N, 2), BINS bins of equal width.
+    """Compute the expected calibration error over BINS bins of equal width.
 
     Source: Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015.
+
+    Args:
+        pairs: Confidence and hit, both in [0, 1], (N, 2) with N at least 1.
+
+    Returns:
+        A number in [0, 1].
     """
     bins = np.minimum((pairs[:, 0] * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, pairs[:, 0] - pairs[:, 1], BINS)
@@ -121,14 +139,26 @@ def ece(pairs: np.ndarray) -> float:
 
 
 def brier(pairs: np.ndarray) -> float:
-    """Mean squared difference of confidence and hit, pairs (N, 2)."""
+    """Compute the Brier score: the mean squared difference of confidence and hit.
+
+    Args:
+        pairs: Confidence and hit, both in [0, 1], (N, 2) with N at least 1.
+
+    Returns:
+        A number in [0, 1].
+    """
     return float(((pairs[:, 0] - pairs[:, 1]) ** 2).mean())
 
 
 def interval(statistic: Callable[[np.ndarray], float], clusters: Sequence[Sequence[Any]]) -> list[float]:
-    """[value, low, high]: a statistic of all values and its 95 % percentile bootstrap over the clusters.
+    """Compute a statistic of all values, and its 95 % percentile bootstrap interval over clusters.
 
-    Empty where there is no value.
+    Args:
+        statistic: Values (N,) or (N, 2) of all clusters drawn, one after the other -> a number.
+        clusters: The values, grouped by what is drawn together.
+
+    Returns:
+        [value, low, high]; empty where there is no value.
     """
     arrays = [np.array(values, float) for values in clusters if len(values)]
     if not arrays:
@@ -154,7 +184,11 @@ def _clusters(rows: Sequence[Row], value: Callable[[Row], Any]) -> list[list[Any
 
 
 def require_matplotlib() -> None:
-    """Raise BadInput, naming the option `out`, where figures cannot be drawn."""
+    """Check that figures can be drawn.
+
+    Raises:
+        BadInput: matplotlib is not installed; the message names the option `out`.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:

@@ -37,7 +37,11 @@ def print_table(results: Results, piped: bool = True) -> None:
 
 
 def as_markdown(results: Results) -> str:
-    """Return the table as Markdown; the names of yardsticks are set in italics."""
+    """Return the table as Markdown; the names of yardsticks are set in italics.
+
+    Args:
+        results: What to show.
+    """
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for name, *cells in list_rows(results):
         lines.append(f"| {' | '.join([name if cells[1] else f'*{name}*', *cells])} |")
@@ -45,7 +49,14 @@ def as_markdown(results: Results) -> str:
 
 
 def list_rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of each row, as HEAD names them; a yardstick has no wording and costs nothing."""
+    """List the cells of each row, as HEAD names them; a yardstick has no wording and costs nothing.
+
+    Args:
+        results: What to show; advisers of one task share its yardsticks.
+
+    Yields:
+        The cells of one row.
+    """
     for env_id in dict.fromkeys(result["env_id"] for result in results.values()):
         here = {label: result for label, result in results.items() if result["env_id"] == env_id}
         marks = next(iter(here.values()))["yardsticks"]

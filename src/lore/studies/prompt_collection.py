@@ -49,7 +49,7 @@ class Exploration:
         self._follower = Follower(self.actions)
 
     def counts(self) -> dict[str, Any]:
-        """What was done, for the header and the card."""
+        """Count what was done, for the header and the card."""
         return {
             "episodes": self.episodes,
             "successes": self.successes,
@@ -61,7 +61,11 @@ class Exploration:
         }
 
     def play(self, steps: int) -> None:
-        """Make so many environment steps; the last episode may stay unfinished."""
+        """Make environment steps; the last episode may stay unfinished.
+
+        Args:
+            steps: How many.
+        """
         over, before, share, return_ = True, "", 1.0, 0.0
         for _ in range(steps):
             if over:

@@ -64,4 +64,9 @@ class RandomAgent:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from a state.
+
+        Args:
+            state: Empty, as `state_dict` gave it.
+        """
         assert not state, "a random agent has no state"
