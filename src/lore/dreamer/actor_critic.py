@@ -32,7 +32,11 @@ class SlowCopy:
         self.module = copy.deepcopy(source).to(dtype).requires_grad_(False)
 
     def update(self, source: list[Tensor]) -> None:
-        """source: the float32 weights to follow, in the order of parameters()."""
+        """Move the copy towards the weights that it follows.
+
+        Args:
+            source: The float32 weights to follow, in the order of parameters().
+        """
         torch._foreach_lerp_(self.masters, source, self.rate)
         self._publish()
 
@@ -44,6 +48,11 @@ class SlowCopy:
         return [m.clone() for m in self.masters]
 
     def load_state_dict(self, state: list[Tensor]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave: the float32 weights, in the order of parameters().
+        """
         for master, value in zip(self.masters, state, strict=True):
             master.copy_(value)
         self._publish()
@@ -76,38 +85,84 @@ class ActorCritic(nn.Module):
         self.register_buffer("bins", symexp_bins(options.bins), persistent=False)
 
     def logits(self, feat: Tensor) -> Tensor:
-        """feat (..., F) -> action logits (..., A), float32."""
+        """Compute the actor's logits.
+
+        Args:
+            feat: Features, (..., F).
+
+        Returns:
+            Logits of the actions, (..., A), float32.
+        """
         return self.actor(feat).float()
 
     def value(self, feat: Tensor) -> TwoHot:
-        """feat (..., F) -> the critic's distribution of returns (...)."""
+        """Compute the critic's distribution of returns.
+
+        Args:
+            feat: Features, (..., F).
+
+        Returns:
+            The distribution, of shape (...).
+        """
         return TwoHot(self.critic(feat), self.bins)
 
     @torch.no_grad()
     def slow_value(self, feat: Tensor) -> Tensor:
-        """feat (..., F) -> the slow critic's expected return (...), float32."""
+        """Compute the slow critic's expected return, without gradient.
+
+        Args:
+            feat: Features, (..., F).
+
+        Returns:
+            (...), float32.
+        """
         return TwoHot(self.slow.module(feat), self.bins).mean
 
     @torch.no_grad()
     def sample(self, feat: Tensor, rng: torch.Generator) -> Tensor:
-        """feat (N, F) -> actions (N,) drawn from the policy."""
+        """Draw actions from the policy.
+
+        Args:
+            feat: Features, (N, F).
+            rng: Draws the actions; on the device of `feat`.
+
+        Returns:
+            Actions, (N,) long.
+        """
         return self.draw(self.actor(feat), rng)
 
     @staticmethod
     def draw(logits: Tensor, rng: torch.Generator) -> Tensor:
-        """logits (N, A) -> actions (N,)."""
+        """Draw actions from logits.
+
+        Args:
+            logits: Logits of the actions, (N, A).
+            rng: Draws the actions; on the device of `logits`.
+
+        Returns:
+            Actions, (N,) long.
+        """
         uniform = torch.rand(len(logits), generator=rng, device=logits.device)
         return fused.sample(logits.unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
 
     def loss(
         self, imagined: Imagined, reward: Tensor, cont: Tensor, bonus: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor | None]:
-        """Actor and critic losses (N,) over imagined rollouts.
+        """Compute the losses of actor and critic over imagined rollouts.
 
-        reward, cont: (H+1, N) as predicted; cont holds the discount. bonus: (H, N, A), what was added to the
-        logits when the actions were drawn. Returns losses, lambda-returns (H, N), metrics, and where there is
-        a bonus the KL(sg(pi_mix) || pi_wm) (H, N). The actor learns by REINFORCE on normalised advantages,
-        the critic by cross-entropy to the returns and to its slow copy's prediction.
+        The actor learns by REINFORCE on normalised advantages, the critic by cross-entropy to the returns and
+        to the prediction of its slow copy.
+
+        Args:
+            imagined: Features (H+1, N, F) and actions (H+1, N).
+            reward: Predicted rewards, (H+1, N).
+            cont: Predicted discount times probability of going on, (H+1, N).
+            bonus: What was added to the logits when the actions were drawn, (H, N, A); None where nothing
+                was.
+
+        Returns:
+            Losses by name, each (N,); lambda-returns (H, N); metrics, 0-d; and KL(sg(pi_mix) || pi_wm)
+            (H, N), None without a bonus.
         """
         feat, o = imagined.feat, self.options
         critic = self.value(feat[:-1])
@@ -139,10 +194,16 @@ class ActorCritic(nn.Module):
     def replay_loss(
         self, feat: Tensor, batch: Batch, bootstrap: Tensor, trust: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic loss (B, T-1) on replayed rewards; its gradient also shapes the features.
+        """Compute the critic's loss on replayed rewards; its gradient also shapes the features.
 
-        feat: (B, T, F) with gradient. bootstrap: (B, T), the imagined return from each posterior. trust:
-        (B, T), further weights of the rows.
+        Args:
+            feat: Posterior features, (B, T, F), with gradient.
+            batch: The replayed rows.
+            bootstrap: The imagined return from each posterior, (B, T).
+            trust: Further weights of the rows, (B, T); None: all rows count alike.
+
+        Returns:
+            The loss, (B, T-1), and metrics, 0-d.
         """
         feat = feat[:, :-1]
         critic = self.value(feat)  # (B, T-1)

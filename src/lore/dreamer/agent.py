@@ -23,6 +23,14 @@ REGION = "lore: "  # how a profile tells the regions of a gradient step from ope
 
 
 def region(name: str) -> AbstractContextManager[object]:
+    """Mark a part of a gradient step, so that a profile shows its time.
+
+    Args:
+        name: Name of the part.
+
+    Returns:
+        A context manager; what runs within it belongs to the part.
+    """
     return torch.profiler.record_function(REGION + name)
 
 
@@ -97,7 +105,11 @@ class DreamerV3Agent:
         return None if self.guide is None else self.guide.gate
 
     def initial(self, n: int) -> Carry:
-        """The state before the first observation of n environments."""
+        """Return the carry before the first observation.
+
+        Args:
+            n: N, the number of environments.
+        """
         action = torch.zeros(n, dtype=torch.long, device=self.device)
         return Carry(self.world_model.rssm.initial(n, self.device), action)
 
@@ -143,7 +155,14 @@ class DreamerV3Agent:
 
     @torch.no_grad()
     def value(self, feat: Tensor) -> Tensor:
-        """Compute the critic's expected return: feat (N, F) -> (N,), float32."""
+        """Compute the critic's expected return.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            (N,), float32.
+        """
         return self.actor_critic.value(feat).mean
 
     def update(self, batch: Batch, report: bool = False) -> tuple[dict[str, Tensor], Latent]:
@@ -244,7 +263,10 @@ class DreamerV3Agent:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`.
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave.
 
         Raises:
             ValueError: The checkpoint belongs to an agent of another size.

@@ -30,14 +30,30 @@ class CriticEnsemble(nn.Module):
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def loss(self, feat: Tensor, returns: Tensor, index: Tensor) -> Tensor:
-        """feat (B, T, F), imagined returns from it (B, T), replay rows (B, T) -> loss (B, T)."""
+        """Compute the cross-entropy of every critic to the returns, on the rows that teach it.
+
+        Args:
+            feat: Features, (B, T, F); no gradient reaches them.
+            returns: Imagined returns from the same states, (B, T).
+            index: Rows of the batch in the replay, (B, T); they decide which rows teach which critic.
+
+        Returns:
+            Mean over the critics, (B, T).
+        """
         logits = self.net(feat.detach().flatten(0, 1)).unflatten(1, index.shape)  # (K, B, T, bins)
         loss = TwoHot(logits, self.bins).loss(returns)
         return (bootstrap_mask(index, self.members) * loss).mean(0)
 
     @torch.no_grad()
     def variance(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> variance of the members' values (N,), in squared return."""
+        """Compute the variance of the members' values.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            (N,), in squared return.
+        """
         return TwoHot(self.net(feat), self.bins).mean.var(0)
 
 
@@ -58,7 +74,16 @@ class DisagreementEnsemble(nn.Module):
         return self.net(inputs).unflatten(-1, self.shape)
 
     def loss(self, feat: Tensor, probs: Tensor, batch: Batch) -> Tensor:
-        """feat (B, T, F), posterior probs (B, T, S, K') -> cross-entropy (B, T-1); none across episodes."""
+        """Compute the cross-entropy of every predictor to the next latent, on the rows that teach it.
+
+        Args:
+            feat: Features, (B, T, F); no gradient reaches them.
+            probs: Posterior probabilities, (B, T, S, K').
+            batch: The replayed rows; a step across the border of episodes counts as 0.
+
+        Returns:
+            Mean over the predictors, (B, T-1).
+        """
         target = probs[:, 1:].detach()
         logits = self._logits(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
         loss = likelihood.soft_cross_entropy(logits.unflatten(1, target.shape[:2]), target)  # (K, B, T-1)
@@ -67,9 +92,16 @@ class DisagreementEnsemble(nn.Module):
 
     @torch.no_grad()
     def disagreement(self, feat: Tensor, policy: Tensor) -> Tensor:
-        """feat (N, F), action probabilities (N, A) -> expected variance over members (N,).
+        """Compute how far the predictors differ one step ahead, as the policy expects it.
 
-        All A actions are imagined one step ahead in one call.
+        All A actions are imagined in one call.
+
+        Args:
+            feat: Features, (N, F).
+            policy: Probabilities of the actions, (N, A).
+
+        Returns:
+            Expected variance over the members, (N,).
         """
         N, A = policy.shape
         actions = torch.arange(A, device=feat.device).repeat(N)

@@ -24,23 +24,63 @@ class Guide(Protocol):
     env_step: int
 
     @property
-    def gate(self) -> object: ...
+    def gate(self) -> object:
+        """The gate of the run."""
 
     @property
-    def mixes_imagination(self) -> bool: ...
+    def mixes_imagination(self) -> bool:
+        """Whether `imagined_bonus` is added to the policy in imagination."""
 
     @property
-    def reads_replay(self) -> bool: ...
+    def reads_replay(self) -> bool:
+        """Whether `kl_loss` or `value_weight` need the actor's logits of replayed rows."""
 
-    def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor: ...
+    def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor:
+        """Compute what is added to the policy's logits in imagined states.
 
-    def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None: ...
+        Args:
+            feat: Features, (N, F).
+            logits: The actor's, (N, A).
+            doubt: The agent's `doubt`.
+
+        Returns:
+            (N, A), without gradient.
+        """
+
+    def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None:
+        """Look at states from replay, before the losses that follow.
+
+        Args:
+            feat: Posterior features, (N, F).
+            logits: The actor's, (N, A).
+            doubt: The agent's `doubt`.
+        """
 
     def kl_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute a further loss of the actor.
 
-    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None: ...
+        Args:
+            logits: The actor's logits of replayed rows, (B, T, A), with gradient.
+            batch: The replayed rows.
+            imagined: KL(sg(pi_mix) || pi_wm) of imagined states, (H, N), with gradient; None without a bonus.
+
+        Returns:
+            Losses by name, and metrics, 0-d; both may be empty.
+        """
+
+    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
+        """Weigh what the critic learns from replayed rows.
+
+        Args:
+            logits: The actor's logits of replayed rows, (B, T, A), without gradient; None unless
+                `reads_replay`.
+            batch: The replayed rows.
+
+        Returns:
+            Weights, (B, T); None: all rows count alike.
+        """
 
 
 class ImaginedPolicy:
@@ -61,5 +101,9 @@ class ImaginedPolicy:
         return self._actor_critic.draw(logits + added, self._rng)
 
     def bonus(self) -> Tensor | None:
-        """(H, N, A), of all steps but the last; None where nothing was added."""
+        """Return what was added to the logits of all steps but the last.
+
+        Returns:
+            (H, N, A); None where nothing was added.
+        """
         return torch.stack(self._added[:-1]) if self._added else None

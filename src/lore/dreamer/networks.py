@@ -54,6 +54,15 @@ class Encoder(nn.Module):
             self.out += height * width * depths[-1] // 4 ** len(CHANNELS)
 
     def forward(self, obs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Encode observations.
+
+        Args:
+            obs: Observation key -> (N, *shape).
+            dtype: Compute type of the tokens.
+
+        Returns:
+            Tokens, (N, E).
+        """
         outs = []
         if self.flat:
             outs.append(
@@ -104,8 +113,15 @@ class Decoder(nn.Module):
             self.out = UpConv(up[-1], sum(s.shape[-1] for s in self.image.values()), rng)
 
     def forward(self, feat: Tensor) -> dict[str, Tensor]:
-        """feat (N, F) -> key -> class logits (N, *shape, K), symlog means (N, *shape), or pixels in [0, 1]
-        (N, H, W, C); pixels are float32, the rest is in the compute type."""
+        """Decode features into a distribution of every observation.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            Observation key -> class logits (N, *shape, K), symlog means (N, *shape), or pixels in [0, 1]
+            (N, H, W, C); pixels are float32, the rest is in the compute type.
+        """
         outs = {}
         if self.flat:
             x = self.mlp(feat)
@@ -129,8 +145,18 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.out(x).float()).movedim(1, -1)  # (N, H, W, C)
 
     def losses(self, outs: dict[str, Tensor], obs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Negative log-likelihood (categories) or squared error (vectors after symlog, pixels in [0, 1]),
-        summed over the entries of a key: key -> (N,)."""
+        """Compute the loss of every observation, summed over its entries.
+
+        It is the negative log-likelihood for categories, and the squared error for vectors (after symlog) and
+        for pixels (in [0, 1]).
+
+        Args:
+            outs: What `forward` gave.
+            obs: Observation key -> (N, *shape).
+
+        Returns:
+            Observation key -> (N,).
+        """
         losses = {}
         for key, out in outs.items():
             spec = self.flat.get(key)
@@ -145,8 +171,18 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def squared_error(self, outs: dict[str, Tensor], obs: dict[str, Tensor]) -> Tensor:
-        """Mean squared error over every entry of every key, 0-d: of probabilities to the one-hot class
-        (categories), after symlog (vectors), of pixels in [0, 1]."""
+        """Compute the mean squared error over every entry of every observation.
+
+        Errors are of probabilities to the one-hot class for categories, after symlog for vectors, and in
+        [0, 1] for pixels.
+
+        Args:
+            outs: What `forward` gave.
+            obs: Observation key -> (N, *shape).
+
+        Returns:
+            The mean, 0-d.
+        """
         errors = []
         for key, out in outs.items():
             spec = self.flat.get(key)

@@ -188,7 +188,15 @@ class ReplayBuffer:
             self.latents[key].flatten(0, 1)[flat] = value.flatten(0, 1)
 
     def rows(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Copy the static columns of ticks [start, stop), in order: column -> (stop - start, N, *shape)."""
+        """Copy the static columns of some ticks, in order, into main memory.
+
+        Args:
+            start: First tick.
+            stop: The tick after the last; all of them are still in the replay.
+
+        Returns:
+            Column -> (stop - start, N, *shape).
+        """
         slots = torch.arange(start, stop, device=self.device) % self.ticks
         return {k: v[slots].cpu() for k, v in self.static.items()}
 
@@ -215,6 +223,11 @@ class ReplayBuffer:
         return {"total": self.total} | held
 
     def load_state_dict(self, state: Mapping) -> None:
+        """Go on from a state; `load_rows` puts back the rest.
+
+        Args:
+            state: What `state_dict` gave, on any device.
+        """
         self.total = state["total"]
         for key in LATENTS:
             self.latents[key][: self.filled] = state[key].to(self.device)

@@ -53,7 +53,10 @@ class ReturnScale:
         self.value = torch.zeros(2, device=device)  # low, high
 
     def update(self, returns: Tensor) -> Tensor:
-        """Take in returns of any shape.
+        """Take in returns.
+
+        Args:
+            returns: Of any shape.
 
         Returns:
             The scale after the update, 0-d.
@@ -69,4 +72,9 @@ class ReturnScale:
         return {"value": self.value.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` gave, on any device.
+        """
         self.value.copy_(state["value"])

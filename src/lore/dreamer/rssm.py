@@ -111,19 +111,34 @@ class RSSM(nn.Module):
         return self.core_norm.scale.dtype
 
     def initial(self, n: int, device: torch.device) -> Latent:
-        """Zero state. Its stoch is never read: is_first masks the one-hot latent as well."""
+        """Return the zero state. Its stoch is never read: is_first masks the one-hot latent as well.
+
+        Args:
+            n: N, the number of environments.
+            device: Where the tensors are made.
+        """
         return Latent(
             torch.zeros(n, self.deter, dtype=self.dtype, device=device),
             torch.zeros(n, self.stoch, dtype=torch.uint8, device=device),
         )
 
     def feat(self, latent: Latent) -> Tensor:
-        """Latent (...) -> (..., F) in the compute dtype."""
+        """Join the parts of a latent into features.
+
+        Args:
+            latent: deter (..., D) and stoch (..., S).
+
+        Returns:
+            [deter, one-hot stoch], (..., F), in the compute type.
+        """
         hot = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
         return torch.cat([latent.deter, hot], -1)
 
     def prepare(self) -> Core:
-        """Weights for `core`. An action is one of few, so what it adds is computed once for each."""
+        """Lay out the weights for `core`.
+
+        An action is one of few, so what it adds is computed once for each.
+        """
         own, h = self.deter // self.blocks, self.in_deter.linear.bias.numel()
         weight = self.core_hidden.weight  # (g, own + 3h, own)
         shared = weight[:, own:].permute(1, 0, 2).flatten(1)  # (3h, D): deter, stoch, action
@@ -134,10 +149,20 @@ class RSSM(nn.Module):
     def core(
         self, deter: Tensor, stoch: Tensor, action: Tensor, core: Core, out: Tensor | None = None
     ) -> Tensor:
-        """One recurrent step. deter (N, D), stoch (N, S*K), action (N,), A for none -> the next deter (N, D).
+        """Take one recurrent step.
 
         Every block sees its own slice of deter and all of the inputs; the shared part of the block-diagonal
-        map is one dense product, the rest a batched one. out: (N, D) rows to write to.
+        map is one dense product, the rest a batched one.
+
+        Args:
+            deter: (N, D).
+            stoch: One-hot latents, (N, S*K).
+            action: (N,) long; A stands for no action.
+            core: What `prepare` gave.
+            out: Rows to write to, (N, D); None makes new ones.
+
+        Returns:
+            The next deter, (N, D).
         """
         grouped = deter.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (g, N, o)
         inputs = torch.cat([self.in_deter(deter), self.in_stoch(stoch)], -1)  # (N, 2h)
@@ -149,12 +174,27 @@ class RSSM(nn.Module):
         return fused.gru(gates, self.core_gates.bias, deter, out)
 
     def prior_probs(self, deter: Tensor) -> Tensor:
-        """(..., D) -> prior probabilities (..., S, K), float32."""
+        """Compute the prior p(z_t | h_t).
+
+        Args:
+            deter: (..., D).
+
+        Returns:
+            Probabilities with the uniform share, (..., S, K), float32.
+        """
         logits = self.dynamics_predictor(deter).float().unflatten(-1, (self.stoch, self.classes))
         return unimix_probs(logits, self.unimix)
 
     def posterior(self, deter: Tensor, tokens: Tensor) -> Tensor:
-        """(N, D), (N, E) -> posterior logits (N, S, K), before the uniform share."""
+        """Compute the posterior q(z_t | h_t, tokens_t).
+
+        Args:
+            deter: (N, D).
+            tokens: Encoded observations, (N, E).
+
+        Returns:
+            Logits before the uniform share, (N, S, K).
+        """
         logits = self.posterior_logits(self.posterior_hidden(torch.cat([deter, tokens], -1)))
         return logits.unflatten(-1, (self.stoch, self.classes))
 
@@ -167,9 +207,18 @@ class RSSM(nn.Module):
         rng: torch.Generator,
         core: Core | None = None,
     ) -> Latent:
-        """One step of acting. latent (N), prev_action (N,), tokens (N, E), is_first (N,) -> latent (N).
+        """Take one step of acting.
 
-        core: what `prepare` gives, for one who steps often between updates.
+        Args:
+            latent: The latent before the step, (N).
+            prev_action: The action that led here, (N,) long.
+            tokens: Encoded observations, (N, E).
+            is_first: Where an episode begins, (N,) bool: state and action are zeroed there.
+            rng: Draws the latents; on the device of `tokens`.
+            core: What `prepare` gave, for a caller that steps often between updates; None prepares it here.
+
+        Returns:
+            The posterior latent, (N).
         """
         uniform = torch.rand(len(tokens), self.stoch, generator=rng, device=tokens.device)
         stoch = one_hot(latent.stoch, self.classes, self.dtype).flatten(-2)
@@ -181,9 +230,19 @@ class RSSM(nn.Module):
     def observe(
         self, start: Latent, prev_action: Tensor, tokens: Tensor, is_first: Tensor, rng: torch.Generator
     ) -> Observed:
-        """Posterior over a sequence. start (B), prev_action (B, T), tokens (B, T, E), is_first (B, T).
+        """Compute the posterior over a sequence.
 
         State and action are zeroed where is_first, so nothing crosses an episode boundary.
+
+        Args:
+            start: The latent before the first step, (B).
+            prev_action: The action that led to each step, (B, T).
+            tokens: Encoded observations, (B, T, E).
+            is_first: Where an episode begins, (B, T) bool.
+            rng: Draws the latents; on the device of `tokens`.
+
+        Returns:
+            Features (B, T, F), posterior probabilities (B, T, S, K) and latents (B, T).
         """
         B, T = is_first.shape
         uniform = torch.rand(T, B, self.stoch, generator=rng, device=tokens.device)
@@ -230,7 +289,14 @@ class RSSM(nn.Module):
         return weights, core_in, post_in
 
     def kl_losses(self, observed: Observed) -> dict[str, Tensor]:
-        """dyn pulls the prior to the posterior, rep the posterior to the prior: (B, T) from free_nats."""
+        """Compute the KL losses: dyn pulls the prior to the posterior, rep the posterior to the prior.
+
+        Args:
+            observed: What `observe` gave.
+
+        Returns:
+            dyn and rep, each (B, T), at least free_nats.
+        """
         post = observed.probs
         prior = self.prior_probs(observed.feat[..., : self.deter])
         dyn = categorical_kl(post.detach(), prior).clamp(min=self.free_nats)
@@ -240,7 +306,18 @@ class RSSM(nn.Module):
     def prior_step(
         self, feat: Tensor, action: Tensor, uniform: Tensor, core: Core, out: Tensor | None = None
     ) -> Tensor:
-        """One imagined step: feat (N, F), action (N,), uniform (N, S) in [0, 1) -> the next feat (N, F)."""
+        """Take one imagined step.
+
+        Args:
+            feat: Features, (N, F).
+            action: (N,) long.
+            uniform: Random numbers that choose the latents, (N, S) in [0, 1).
+            core: What `prepare` gave.
+            out: Rows to write to, (N, F); None makes new ones.
+
+        Returns:
+            The next features, (N, F).
+        """
         out = torch.empty_like(feat) if out is None else out
         deter, stoch = out[:, : self.deter], out[:, self.deter :]
         self.core(feat[:, : self.deter], feat[:, self.deter :], action, core, deter)
@@ -250,7 +327,17 @@ class RSSM(nn.Module):
 
     @torch.no_grad()
     def imagine(self, start: Tensor, policy: Policy, horizon: int, rng: torch.Generator) -> Imagined:
-        """Roll the prior forward under `policy` from feats (N, F) for `horizon` steps, without gradient."""
+        """Roll the prior forward under a policy, without gradient.
+
+        Args:
+            start: Features, (N, F).
+            policy: Chooses the actions.
+            horizon: H, the number of steps.
+            rng: Draws the latents; on the device of `start`.
+
+        Returns:
+            Features (H+1, N, F), the start included, and the action at each, (H+1, N).
+        """
         N, core = len(start), self.prepare()
         packed = self._pack(core) if self._packs(start) else None
         uniform = torch.rand(horizon, N, self.stoch, generator=rng, device=start.device)

@@ -285,13 +285,22 @@ def posterior_scan(
     uniform: Tensor,
     weights: Weights,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Posterior latents of a sequence, step after step.
+    """Compute the posterior latents of a sequence, step after step.
 
-    deter (B, D) and stoch (B, S*K) before the first step; keep (T, B, 1) is 0 at is_first; core_in (T, B, D):
-    what action and bias add inside the core; post_in (T, B, h): what tokens and bias add to the posterior;
-    uniform (T, B, S) in [0, 1). All float32.
+    All tensors are float32. No gradient reaches the starting state.
 
-    Returns deter (T, B, D), one-hot latents (T, B, S*K) with straight-through gradient, posterior
-    probabilities (T, B, S, K) and class indices (T, B, S). No gradient reaches the starting state.
+    Args:
+        unimix: Share of the uniform distribution in the posterior, in [0, 1).
+        deter: Recurrent state before the first step, (B, D).
+        stoch: One-hot latents before the first step, (B, S*K).
+        keep: 0 at is_first, else 1, (T, B, 1).
+        core_in: What action and bias add inside the core, (T, B, D).
+        post_in: What tokens and bias add to the posterior, (T, B, h).
+        uniform: Random numbers that choose the latents, (T, B, S) in [0, 1).
+        weights: Weights of one step.
+
+    Returns:
+        deter (T, B, D), one-hot latents (T, B, S*K) with straight-through gradient, posterior probabilities
+        (T, B, S, K) and class indices (T, B, S).
     """
     return _PosteriorScan.apply(unimix, deter, stoch, keep, core_in, post_in, uniform, *weights)  # type: ignore[return-value]

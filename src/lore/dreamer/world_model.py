@@ -34,13 +34,29 @@ class WorldModel(nn.Module):
         self.register_buffer("bins", symexp_bins(options.bins), persistent=False)
 
     def encode(self, obs: dict[str, Tensor]) -> Tensor:
-        """obs key -> (N, *shape) to tokens (N, E)."""
+        """Encode observations.
+
+        Args:
+            obs: Observation key -> (N, *shape).
+
+        Returns:
+            Tokens, (N, E).
+        """
         return self.encoder(obs, self.rssm.dtype)
 
     def loss(
         self, batch: Batch, rng: torch.Generator, report: bool = False
     ) -> tuple[dict[str, Tensor], Observed, dict[str, Tensor]]:
-        """Losses by name, each (B, T), the posterior sequence, and with `report` the metrics world/."""
+        """Compute the losses of the world model on replayed sequences.
+
+        Args:
+            batch: The sequences.
+            rng: Draws the latents; on the device of the batch.
+            report: Whether the metrics world/ are computed too.
+
+        Returns:
+            Losses by name, each (B, T); the posterior sequence; the metrics, 0-d, empty without `report`.
+        """
         B, T = batch.is_first.shape
         flat_obs = {k: v.flatten(0, 1) for k, v in batch.obs.items()}  # (B*T, *shape)
         tokens = self.encode(flat_obs).unflatten(0, (B, T))
@@ -67,6 +83,13 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """feat (..., F) -> reward (...), and discount times the probability of going on (...); float32."""
+        """Predict reward and continuation, without gradient.
+
+        Args:
+            feat: Features, (..., F).
+
+        Returns:
+            Reward (...), and discount times the probability of going on (...); both float32.
+        """
         reward = TwoHot(self.reward(feat), self.bins).mean
         return reward, torch.sigmoid(self.cont(feat).float().squeeze(-1))
