@@ -95,7 +95,7 @@ class Adviser(Protocol):
 
 
 class Distilled(Protocol):
-    """What acting needs of the distilled adviser: feat (N, F) -> advice (N, A), and where it counts (N,)."""
+    """What acting needs of the distilled adviser."""
 
     def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
         """Give distilled advice, and say where it counts.

@@ -23,11 +23,11 @@ CLEAR = 0.05  # difference of two probabilities from which one action is preferr
 
 
 def clear_changes(logits: Tensor, mixed: Tensor) -> Tensor:
-    """Where advice changed the likeliest action, and not just which of two ties comes first.
+    """Find where advice changed the likeliest action, and not just which of two ties comes first.
 
     A policy that is nearly uniform has no likeliest action to speak of: the least push flips it. A change
-    counts where the policy was decided (it preferred its own action to the new one by CLEAR) or where the
-    advised policy is.
+    counts where the policy was decided (it preferred its likeliest action to the new one by CLEAR) or where
+    the advised policy is.
 
     Args:
         logits: Of the policy, (N, A).
@@ -51,11 +51,17 @@ class AdviceMeter:
     advice, the share of steps with advice, the share at which advice changed the likeliest action, and the
     steps by source.
 
-    changes: steps at which that change was clear (see `clear_changes`); None where a part of the run was not
-    counted, because it was made by an older version.
+    Attributes:
+        changes: Steps at which advice clearly changed the likeliest action (see `clear_changes`); None where
+            a part of the run was not counted, because an older version made it.
     """
 
     def __init__(self, gate: Gate):
+        """Start with nothing counted.
+
+        Args:
+            gate: The gate of the run.
+        """
         self.gate = gate
         self.steps = self.flips = 0
         self.changes: int | None = 0

@@ -164,7 +164,7 @@ def build_agent(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) ->
 
 
 def open_cache(path: str | None, say: Callable[[str], None]) -> AnswerCache | None:
-    """The answers that runs share.
+    """Open the store of answers that runs share.
 
     Args:
         path: `llm.cache`. The default is a convenience: where it cannot be had (no home folder, or one that

@@ -82,7 +82,7 @@ class Checkpoints:
         return self._pending
 
     def wait(self) -> None:
-        """Until the save under way is durable; raises what it raised."""
+        """Wait until the save under way is durable; raise what the save raised."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -115,9 +115,12 @@ class Checkpoints:
         self._prune()
 
     def load(self) -> dict[str, Any] | None:
-        """Restore the replay and return the latest state that is whole; None before the first checkpoint.
+        """Restore the replay and return the latest state that is whole.
 
         A damaged checkpoint is renamed, which is said, and the one before it is used.
+
+        Returns:
+            Name of a part -> its state; None before the first checkpoint.
 
         Raises:
             BadInput: There is none to go on from without a loss, or `config` is not what it was made under.
@@ -218,7 +221,7 @@ def load_state(
     config: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """The state of one checkpoint, without its replay.
+    """Read the state of one checkpoint, without its replay.
 
     Args:
         run_dir: The run folder.
@@ -226,6 +229,9 @@ def load_state(
         config: The options of the run, as asdict(Config), to be compared, but for ELSEWHERE; None: they
             are not.
         say: Takes a line for the user.
+
+    Returns:
+        Name of a part -> its state.
 
     Raises:
         FileNotFoundError: It does not exist; those that do are listed.

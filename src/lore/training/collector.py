@@ -96,7 +96,7 @@ class Collector:
                     self.envs.advisers[i] = "none"
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors (N, ...); the gate's latch and the critic's value are None without advice."""
+        """Return tensors (N, ...); the gate's latch and the critic's value are None without advice."""
         return {
             "deter": self.carry.latent.deter,
             "stoch": self.carry.latent.stoch,

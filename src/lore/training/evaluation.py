@@ -23,6 +23,13 @@ class Evaluator:
     """
 
     def __init__(self, make_env: Callable[[], EpisodicEnv], episodes: int, seed: int):
+        """Say what is played; environments are made at the first evaluation.
+
+        Args:
+            make_env: Makes one environment.
+            episodes: Number of held-out episodes, each in an environment.
+            seed: Seed of the run.
+        """
         self.make_env, self.episodes, self.seed = make_env, episodes, seed
         self._envs: list[EpisodicEnv] = []
 
@@ -81,7 +88,14 @@ def _do_nothing(over: int, episodes: int) -> None:
 
 @dataclass(frozen=True)
 class Score:
-    """Means over evaluation episodes; `unseen` is the share of layouts that training never met."""
+    """Means over evaluation episodes.
+
+    Attributes:
+        success: Share of the episodes that earned a reward, in [0, 1].
+        return_: Undiscounted reward of an episode.
+        length: Steps of an episode.
+        unseen: Share of the episodes in layouts that training never met, in [0, 1].
+    """
 
     success: float
     return_: float
@@ -89,7 +103,7 @@ class Score:
     unseen: float
 
     def row(self) -> dict[str, float]:
-        """The metrics eval/ besides success."""
+        """Give the metrics eval/ besides success, name -> number."""
         return {"eval/return": self.return_, "eval/length": self.length, "eval/unseen_layouts": self.unseen}
 
 

@@ -46,7 +46,8 @@ class StepMeter(Protocol):
     def result(self) -> dict[str, float]:
         """Give a row's metrics, name -> number."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
@@ -65,11 +66,14 @@ def _watch_nothing(envs: Sequence[Any]) -> StepMeter:
 class EnvFamily:
     """One kind of worlds. Only `make` is needed; each other part adds what it says.
 
-    make: returns one environment; raises BadInput by the key that is wrong. wording: lets advisers be asked;
-    the states it gets are GridStates, or a subclass with more in it for worlds that are no grids.
-    valid_actions: (state, action names) -> which can change something; lets exploration draw from these.
-    optimal_actions: environment -> names of the best actions now, or None; lets privileged advisers see them.
-    watch: the training environments -> a meter, whose numbers go into metrics.jsonl.
+    Attributes:
+        make: Returns one environment; raises BadInput by the key that is wrong.
+        wording: Lets advisers be asked; the states it gets are GridStates, or a subclass with more in it for
+            worlds that are no grids.
+        valid_actions: (state, action names) -> which can change something; lets exploration draw from these.
+        optimal_actions: Environment -> names of the best actions now, or None; lets privileged advisers see
+            them.
+        watch: The training environments -> a meter, whose numbers go into metrics.jsonl.
     """
 
     make: MakeEnv

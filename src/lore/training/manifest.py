@@ -35,7 +35,12 @@ HERE = {"run.dir", "resume"}  # options that say where a run is, not what it com
 
 
 class Digest(NamedTuple):
-    """What the first `bytes` bytes of a file came to."""
+    """Size and SHA-256 of the beginning of a file, or of all of it.
+
+    Attributes:
+        bytes: How many bytes are digested.
+        sha256: The digest, in hexadecimal digits.
+    """
 
     bytes: int
     sha256: str
@@ -43,7 +48,14 @@ class Digest(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the head of this module. Files are named from the checkpoint, pieces as rows/NAME."""
+    """What a checkpoint says of its run; see the head of this module.
+
+    Attributes:
+        env_step: Environment steps of the run when the checkpoint was made.
+        files: Path of a file, from the folder of the checkpoint, or rows/NAME for a piece -> its digest.
+        record: Name of a JSONL file of the run -> digest of what it held then.
+        config: The options that the checkpoint was made under, as asdict(Config).
+    """
 
     env_step: int
     files: Mapping[str, Digest]
@@ -55,11 +67,16 @@ class Record:
     """Running digests of a run's JSONL files: each byte is read once while the run goes on."""
 
     def __init__(self, run_dir: Path) -> None:
+        """Start with nothing read.
+
+        Args:
+            run_dir: The run folder.
+        """
         self.run_dir = run_dir
         self._read = {name: (0, hashlib.sha256()) for name in RECORD}
 
     def sizes(self) -> dict[str, int]:
-        """How long the files are now; those that do not exist are left out."""
+        """Measure how long the files are now, name -> bytes; those that do not exist are left out."""
         paths = {name: self.run_dir / name for name in RECORD}
         return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
 

@@ -60,7 +60,7 @@ class Progress:
         self.layouts.add(episode.layout)
 
     def success_row(self) -> dict[str, float]:
-        """The metrics success/ of training; none before the first episode has ended."""
+        """Give the metrics success/ of training; none before the first episode has ended."""
         if not self.episodes:
             return {}
         return {
@@ -69,7 +69,7 @@ class Progress:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists."""
+        """Return plain numbers, strings and lists."""
         return {**asdict(self), "layouts": sorted(self.layouts), "wall_s": self.total_wall_s}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -12,6 +12,12 @@ class RandomAgent:
     """Draws every action with equal probability; has no state and nothing to learn."""
 
     def __init__(self, num_actions: int, device: torch.device | str = "cpu"):
+        """Say what is drawn from.
+
+        Args:
+            num_actions: A.
+            device: Where the tensors are made.
+        """
         self.num_actions, self.device = num_actions, torch.device(device)
 
     def initial(self, n: int) -> Carry:

@@ -16,20 +16,28 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether a stop was asked for. signal: the name of the first signal that did, "" before it."""
+    """Whether a stop was asked for.
+
+    Attributes:
+        signal: Name of the first signal that asked for it; empty before.
+    """
 
     def __init__(self) -> None:
         self.signal = ""
 
     def check(self) -> None:
-        """Call it between two steps that belong together. Raises Stopped where a stop was asked for."""
+        """Raise where a stop was asked for; call it between two steps that belong together.
+
+        Raises:
+            Stopped: A stop was asked for.
+        """
         if self.signal:
             raise Stopped(self.signal)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Within it, a signal asks for a stop; Ctrl-C after that raises KeyboardInterrupt at once.
+    """Let signals ask for a stop while the block runs; Ctrl-C after that raises KeyboardInterrupt at once.
 
     Any other signal after the first changes nothing: a terminal that goes away sends two, a limit on CPU time
     one a second. Outside of the main thread no signal arrives, and nothing changes.
@@ -50,7 +58,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Within it, every signal of `NAMES` is a Ctrl-C: for what has nothing to save."""
+    """Treat every signal of `NAMES` as a Ctrl-C while the block runs: for what has nothing to save."""
     caught: list[int] = []
 
     def handle(number: int, frame: object) -> None:

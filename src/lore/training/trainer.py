@@ -85,6 +85,17 @@ class Trainer:
     """
 
     def __init__(self, cfg: Config, run_dir: Path, logger: RunLogger, stop: Stop | None = None):
+        """Build the parts of a run; nothing is restored yet.
+
+        Args:
+            cfg: The options of the run.
+            run_dir: The run folder, which this process owns.
+            logger: Writes the rows of the run.
+            stop: Says whether a stop was asked for; None: it never is.
+
+        Raises:
+            BadInput: The options cannot be met.
+        """
         self.cfg, self.logger, self.stop = cfg, logger, stop or Stop()
         self.progress, self.metrics, rng = Progress(), MetricsAggregator(), Streams(cfg.seed, cfg.device)
         advised = build.is_advised(cfg)
@@ -191,7 +202,7 @@ class Trainer:
             self.metrics.add({"episode/return": episode.return_, "episode/length": episode.length})
 
     def learn(self) -> None:
-        """Gradient steps until train_ratio replayed steps have been trained on per environment step.
+        """Take gradient steps until train_ratio replayed steps have been trained on per environment step.
 
         Raises:
             Stopped: A stop was asked for between two gradient steps.
@@ -298,7 +309,7 @@ class Trainer:
         return self.env_step, self.progress.updates, list(self.progress.todo)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next tick depends on, but for the replay: name of a part -> its state."""
+        """Return all that the next tick depends on, but for the replay: name of a part -> its state."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
