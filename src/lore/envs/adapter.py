@@ -35,9 +35,9 @@ class MiniGridAdapter(gym.Wrapper):
     Arrays are indexed [column, row] as MiniGrid's; the agent stands at [V // 2, V - 1]. The agent's own cell
     shows what it carries.
 
-    `reset` puts the layout hash into info["layout"], `step` the unshaped reward into info["raw_reward"].
-    remember: keep a map of what was seen this episode, in every mode the same, read from `state`; it may be
-    set before a reset.
+    Attributes:
+        remember: Whether a map of what was seen this episode is kept, in every mode the same, which `state`
+            gives; it may be set before a reset.
     """
 
     def __init__(
@@ -49,6 +49,19 @@ class MiniGridAdapter(gym.Wrapper):
         *,
         remember: bool = False,
     ) -> None:
+        """Wrap a task.
+
+        Args:
+            env: The MiniGrid task, wrapped or not.
+            mode: symbolic, raw147 or rgb64.
+            actions: MiniGrid's numbers of the actions that the agent may choose from, in order.
+            missions: How the task's missions are encoded.
+            remember: See the class.
+
+        Raises:
+            TypeError: There is no MiniGrid task below.
+            ValueError: The mode is not known, or does not fit the view.
+        """
         super().__init__(env)
         self._world = core(env)
         size = self._world.agent_view_size
@@ -63,7 +76,11 @@ class MiniGridAdapter(gym.Wrapper):
 
     @property
     def state(self) -> GridState:
-        """What the agent knows now. Raises RuntimeError without `remember`, and before the first reset."""
+        """What the agent knows now.
+
+        Raises:
+            RuntimeError: Nothing is remembered, or there was no reset yet.
+        """
         if self._state is None:
             raise RuntimeError("there is a state only with remember=True, from the first reset on")
         return self._state

@@ -51,7 +51,17 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
 class MakeEnv(Protocol):
     """A maker of one environment: `make_env`, or that of another family of worlds."""
 
-    def __call__(self, options: EnvOptions, obs: str, *, remember: bool = False) -> EpisodicEnv: ...
+    def __call__(self, options: EnvOptions, obs: str, *, remember: bool = False) -> EpisodicEnv:
+        """Make one environment.
+
+        Args:
+            options: The task.
+            obs: How the agent sees it; MiniGrid has symbolic, raw147 and rgb64.
+            remember: Whether the environment keeps what advisers read, its `state`.
+
+        Raises:
+            BadInput: Names the key that is wrong.
+        """
 
 
 def make_vec(

@@ -30,8 +30,9 @@ _SEQUENCE = 4 * _PUT_CLAUSE + 4  # two pairs joined by "and", the pairs joined b
 class MissionCode:
     """How a task's missions become token ids.
 
-    length: of every encoded mission; 0 where the mission never varies, and is not observed. words: the
-    vocabulary, WORDS and then the words that only this task has.
+    Attributes:
+        length: Of every encoded mission; 0 where the mission never varies, and is not observed.
+        words: The vocabulary, WORDS and then the words that only this task has.
     """
 
     length: int

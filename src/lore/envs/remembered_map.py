@@ -22,12 +22,17 @@ _STATES = {index: name for name, index in STATE_TO_IDX.items()}
 class MapMemory:
     """Remembers the cells of one environment as last seen; `reset` begins another episode.
 
-    max_steps: the episode's time limit, only passed on. image: uint8 (V, V, 3), V odd, as MiniGrid's
-    obs["image"]: indexed [column, row], the agent at [V // 2, V - 1], where what it carries is shown.
-    direction: as GridState's. Source: minigrid 3.2.0, `minigrid_env.py` (step, gen_obs).
+    A view is an image uint8 (V, V, 3), V odd, as MiniGrid's obs["image"]: indexed [column, row], the agent at
+    [V // 2, V - 1], where what the agent carries is shown.
+    Source: minigrid 3.2.0, `minigrid_env.py` (step, gen_obs).
     """
 
     def __init__(self, max_steps: int) -> None:
+        """Start with nothing known.
+
+        Args:
+            max_steps: The episode's time limit in steps, only passed on.
+        """
         self._max_steps = max_steps
         self._maybe: list[GridState] = []  # what may be so, the likeliest first; nearly always one
 

@@ -24,9 +24,12 @@ _HALF = 1 << 31  # training seeds lie below, evaluation seeds from here up to 2 
 class EpisodicEnv(Protocol):
     """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
 
-    `reset` returns info["layout"]: str. `step` returns info["raw_reward"]: the reward without shaping.
-    `state` is asked for by `VectorEnv.states` alone. remember: whether there is one, from the next reset on.
     An episode must follow from its seed and the actions alone, however often the object was used before.
+
+    Attributes:
+        obs_spec: Observation key -> what it is.
+        action_names: Names of the actions, by number.
+        remember: Whether there is a `state`, from the next reset on.
     """
 
     obs_spec: dict[str, ObsSpec]
@@ -56,7 +59,7 @@ class EpisodicEnv(Protocol):
 
     @property
     def state(self) -> GridState:
-        """What the agent knows now."""
+        """What the agent knows now; only `VectorEnv.states` asks for it."""
 
 
 class RunningEpisode:
@@ -68,11 +71,18 @@ class RunningEpisode:
         actions: Every action so far.
         return_: Sum of the rewards without shaping.
         shaped_return: Sum of the rewards.
-        is_last: Whether the episode has ended; is_terminal: not by its time limit.
+        is_last: Whether the episode has ended.
+        is_terminal: Whether it has ended, and not by its time limit.
     """
 
     def __init__(self, env: EpisodicEnv, episode: int, seed: int) -> None:
-        """Reset `env` to the episode with this number and seed."""
+        """Begin the episode: reset the environment.
+
+        Args:
+            env: The environment.
+            episode: Number of the episode in this environment, from 0.
+            seed: Seed of the episode.
+        """
         self.env, self.episode, self.seed = env, episode, seed
         self.obs, info = env.reset(seed=seed)
         self.layout: str = info["layout"]
@@ -141,15 +151,27 @@ def episode_seed(split: str, run_seed: int, num_envs: int, env: int, episode: in
 class VectorEnv:
     """Environments side by side, with next-step autoreset.
 
-    factories: one for each environment, called once. seed: of the run. split: "train" or "eval".
     An observation is a dict: each key of `obs_spec` (N, *shape), reward float32 (N,), and is_first, is_last,
     is_terminal bool (N,). Returned arrays are fresh at every step.
 
-    transitions: environment steps made since `reset`; resets are none. finished: ended episodes until
-    `pop_episodes`. advisers: who advises each environment's episodes; set it, it stays until set again.
+    Attributes:
+        transitions: Environment steps made since `reset`; resets are none.
+        finished: Ended episodes until `pop_episodes`.
+        advisers: Who advises each environment's episodes; set it, it stays until set again.
     """
 
     def __init__(self, factories: Sequence[Callable[[], EpisodicEnv]], seed: int, *, split: str) -> None:
+        """Make the environments; `reset` starts them.
+
+        Args:
+            factories: One for each environment, called once.
+            seed: Seed of the run.
+            split: train or eval.
+
+        Raises:
+            ValueError: The split is not known, there is no environment, or the environments differ in
+                observations or actions.
+        """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is not known; one of {', '.join(SPLITS)}")
         if not factories:
@@ -233,10 +255,11 @@ class VectorEnv:
         return finished
 
     def close(self) -> None:
+        """Let go of the environments."""
         self.envs = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists: which episodes run and what was done in them."""
+        """Return plain numbers, strings and lists: which episodes run and what was done in them."""
         if not self._obs:
             raise RuntimeError("call reset() before state_dict()")
         return {

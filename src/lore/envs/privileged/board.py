@@ -21,6 +21,11 @@ class Board:
     """One grid in numbers: cells as y * width + x, and `start`, the state it is in."""
 
     def __init__(self, world: MiniGridEnv) -> None:
+        """Read a grid.
+
+        Args:
+            world: The task in its present state; it is not changed.
+        """
         width, cells = world.grid.width, world.grid.grid
         self.steps = tuple(int(dx) + width * int(dy) for dx, dy in DIR_TO_VEC)
         self.solid = [thing is not None and thing.type in ("wall", "lava") for thing in cells]

@@ -37,8 +37,14 @@ Cells = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Aim:
-    """What ends the way. word: stand (on one of `cells`), open (a door in `cells`), hold (one of `things`),
-    face (one of either), put (one of `things` beside one of `cells` or `others`). Things by their number.
+    """What ends the way. Things are given by their number.
+
+    Attributes:
+        word: stand (on one of `cells`), open (a door in `cells`), hold (one of `things`), face
+            (one of either), put (one of `things` beside one of `cells` or `others`).
+        cells: Cells, as y * width + x.
+        things: Things that can be carried.
+        others: Things that can be carried, to put one of `things` beside.
     """
 
     word: str
@@ -75,6 +81,12 @@ class Bound:
     """At least how many actions are needed: nothing stands in the way, and one lock at most needs its key."""
 
     def __init__(self, board: Board, aim: Aim) -> None:
+        """Prepare the bound; its tables are made when they are first needed.
+
+        Args:
+            board: The grid.
+            aim: What ends the way.
+        """
         self._board, self._aim = board, aim
         self._tables: dict[tuple, list[int]] = {}
         self._keys = [
@@ -84,7 +96,14 @@ class Bound:
         ]
 
     def __call__(self, state: State) -> int:
-        """FAR or more where the aim is out of reach."""
+        """Give the bound of a state.
+
+        Args:
+            state: A state of the board.
+
+        Returns:
+            Number of actions; FAR or more where the aim is out of reach.
+        """
         pose, hand, doors, where = state
         word = self._aim.word
         if hand in self._aim.things:

@@ -22,11 +22,19 @@ class PotentialShaping(gym.Wrapper):
     state is 0, of the last state before a time-out its own value. The unshaped reward is in
     `info["raw_reward"]`.
     The way is privileged knowledge: it shapes rewards, and the observation never holds it.
-
-    Raises BadInput naming `env.shaping` where the task has no potential (see `privileged.Route`).
     """
 
     def __init__(self, env: gym.Env, coefficient: float, gamma: float = GAMMA) -> None:
+        """Wrap a task, and reset it a few times to see that it has a potential.
+
+        Args:
+            env: The task.
+            coefficient: What a solved episode earns on top of its reward.
+            gamma: Discount of the agent.
+
+        Raises:
+            BadInput: The task has no potential (see `truth.Route`); the message names `env.shaping`.
+        """
         super().__init__(env)
         self.coefficient, self.gamma = coefficient, gamma
         self._route = Route(env)

@@ -50,6 +50,11 @@ class SkillMeter:
     """
 
     def __init__(self, envs: Sequence[MiniGridAdapter]):
+        """Start with nothing counted.
+
+        Args:
+            envs: The training environments.
+        """
         self._worlds: list[MiniGridEnv] = [core(env) for env in envs]
         self._deeds = [_Deeds() for _ in envs]
         self._before: list[_Before] = []
@@ -87,7 +92,11 @@ class SkillMeter:
                         self._distances.setdefault(name, []).append(value)
 
     def result(self) -> dict[str, float]:
-        """The row's metrics; a name is absent where there is nothing to say. Starts afresh."""
+        """Give the row's metrics, and start afresh.
+
+        Returns:
+            Name -> number; a name is absent where there is nothing to say.
+        """
         counts, far = self._counts, self._distances
         self._counts, self._distances = Counter(), {}
         row = {}
@@ -103,6 +112,7 @@ class SkillMeter:
         return row | {f"minigrid/distance_{name}": float(statistics.median(v)) for name, v in far.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists."""
         return {
             "deeds": [list(vars(deeds).values()) for deeds in self._deeds],
             "steps": self._steps,

@@ -120,6 +120,11 @@ class Route:
     """How far an episode's success is away. One for each environment; `reset` at each episode's start."""
 
     def __init__(self, env: gym.Env) -> None:
+        """Take up a task.
+
+        Args:
+            env: The task, wrapped or not.
+        """
         self._world = core(env)
         self._fields: dict[tuple, Field] = {}
 
