@@ -32,7 +32,18 @@ QUIET = ["logger=quiet", "run.eval_every=0"]
 
 @dataclass
 class Plan:
-    """What is tried, and for how long at most. seconds: of all parts together."""
+    """What is tried, and for how long at most.
+
+    Attributes:
+        device: cuda or cpu.
+        overrides: Options of every part, KEY=VALUE.
+        sizes: Sizes of the networks whose gradient step is timed.
+        seeds: Numbers of runs side by side.
+        seed_steps: Environment steps of each of these runs.
+        run_steps: Environment steps of the run that is alone.
+        seconds: Time limit of all parts together.
+        tests: Files of tests.
+    """
 
     device: str
     overrides: list[str]

@@ -119,7 +119,13 @@ def export(options: ExportOptions, env: EpisodicEnv, env_id: str, provider: Prov
 
 @dataclass(frozen=True)
 class Trouble:
-    """A line of the answers that is not as it should be. kind: of BadLine, or of BadAnswer."""
+    """A line of the answers that is not as it should be.
+
+    Attributes:
+        number: Of the line, from 1.
+        kind: Kind of the BadLine or of the BadAnswer.
+        message: What is wrong.
+    """
 
     number: int
     kind: str

@@ -41,8 +41,16 @@ LIMITS = np.array([len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)]) - 
 
 @dataclass
 class Recording:
-    """One episode. obs: R of them. actions: R - 1, actions[t] taken at row t. rewards, terminal: R, those
-    that came with a row. pictures: R, the whole grid, compressed; for humans only."""
+    """One episode of R rows.
+
+    Attributes:
+        obs: R observations.
+        pictures: R pictures of the whole grid, compressed; for humans only.
+        shape: Of a picture, (H, W, 3).
+        actions: R - 1 of them, actions[t] taken at row t.
+        rewards: R of them, each came with its row.
+        terminal: R of them, whether the row ended the episode for good.
+    """
 
     obs: list[Obs]
     pictures: list[bytes]
@@ -66,11 +74,17 @@ class Recorder:
     remember = False  # films show the agent alone: no adviser reads a map
 
     def __init__(self, env: MiniGridAdapter):
+        """Wrap an environment.
+
+        Args:
+            env: The environment to film.
+        """
         self.env, self.obs_spec, self.action_names = env, env.obs_spec, env.action_names
         self.recording: Recording
 
     @property
     def state(self) -> GridState:
+        """What the agent knows now."""
         return self.env.state
 
     def reset(self, *, seed: int) -> tuple[Obs, dict[str, Any]]:
@@ -105,9 +119,14 @@ class Imagination:
     """What the world model makes of the first R rows of an episode.
 
     Rows before `context` are reconstructions (posterior), the others imagined open loop (prior) with the
-    actions that were taken. obs: key -> (R, *shape), the likeliest. reward, cont (probability of going on):
-    (R,). accuracy: (R,), share of the V x V cells whose object, color and state are all right; None for
-    pixels.
+    actions that were taken.
+
+    Attributes:
+        context: Number of rows that the world model saw.
+        obs: Observation key -> (R, *shape), the likeliest.
+        reward: Predicted, (R,).
+        cont: Predicted probability of going on, (R,).
+        accuracy: Share of the V x V cells whose object, color and state are all right, (R,); None for pixels.
     """
 
     context: int

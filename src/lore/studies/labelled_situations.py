@@ -35,7 +35,13 @@ class TooFew(ValueError):
 
 @dataclass(frozen=True)
 class Touch:
-    """Something that was done with a thing. word: pickup, toggle or goto (which ended the episode well)."""
+    """Something that was done with a thing.
+
+    Attributes:
+        word: pickup, toggle or goto (which ended the episode well).
+        thing: The thing, as it was before.
+        cell: Where the thing stood.
+    """
 
     word: str
     thing: Thing
@@ -46,10 +52,15 @@ class Touch:
 class Situation:
     """One moment of an episode, and what is right in it.
 
-    seed, actions: the episode's seed and the actions that led here. optimal: all first actions of shortest
-    ways to success. subgoal: the kind of the thing with which the shortest way next does something (picks it
-    up, opens it, ends at it), or explore where the agent has not seen that thing yet. plan: all that the way
-    does, in the words of a plan. env: stands in this situation; copy it before a step.
+    Attributes:
+        seed: Seed of the episode.
+        actions: The actions that led here.
+        state: What the agent knows here.
+        optimal: All first actions of shortest ways to success.
+        subgoal: Kind of the thing with which the shortest way next does something (picks it up, opens it,
+            ends at it), or explore where the agent has not seen that thing yet.
+        plan: All that the way does, in the words of a plan.
+        env: Stands in this situation; copy it before a step.
     """
 
     seed: int
@@ -62,6 +73,7 @@ class Situation:
 
     @property
     def key(self) -> str:
+        """The policy key of the state."""
         return policy_key(self.state)
 
 

@@ -23,9 +23,21 @@ BINS = 10  # of the expected calibration error
 class Row:
     """One ask and what came of it. A line of the raw data.
 
-    failure: why there is no advice, else empty. action: share of the advised actions (those with most weight)
-    that are optimal. subgoal: whether the plan leads there first; None for weights, which lead nowhere.
-    executable: whether the plan gives an action here; None for weights. confidence: as answered.
+    Attributes:
+        wording: Name of the wording.
+        examples: Number of the set of examples.
+        situation: Number of the situation.
+        failure: Why there is no advice, else empty.
+        action: Share of the advised actions (those with most weight) that are optimal.
+        subgoal: Whether the plan leads to the subgoal first; None for weights, which lead nowhere.
+        executable: Whether the plan gives an action here; None for weights.
+        confidence: As answered.
+        answer: Text of the answer.
+        input_tokens: Tokens of the question.
+        output_tokens: Tokens of the answer.
+        cached_tokens: Tokens of the question that the provider had in its cache.
+        cost_usd: What the ask cost.
+        latency_s: Seconds from question to answer.
     """
 
     wording: str
