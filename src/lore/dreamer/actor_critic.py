@@ -27,6 +27,13 @@ class SlowCopy:
     """An exponential moving average of a module's float32 weights, computed with in `dtype`."""
 
     def __init__(self, source: nn.Module, rate: float, dtype: torch.dtype):
+        """Copy a module.
+
+        Args:
+            source: The module.
+            rate: Share of the way to the source that an update goes, in (0, 1].
+            dtype: Compute type of the copy.
+        """
         self.rate = rate
         self.masters = [p.detach().clone().float() for p in source.parameters()]
         self.module = copy.deepcopy(source).to(dtype).requires_grad_(False)
@@ -73,6 +80,17 @@ class ActorCritic(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ):
+        """Build the networks.
+
+        Args:
+            features: F.
+            num_actions: A.
+            options: Options of the learning rule.
+            size: Widths of the networks.
+            seed: Seed of the run; chooses the weights.
+            dtype: Compute type of the slow critic.
+            device: Where the slow critic and the scale of returns are.
+        """
         super().__init__()
         self.options = options
         units = size.units

@@ -37,7 +37,8 @@ def region(name: str) -> AbstractContextManager[object]:
 class DreamerV3Agent:
     """Hafner et al. 2023 (arXiv 2301.04104) for discrete actions, as in the current official code.
 
-    `actor_learns` may be assigned: False holds the actor still.
+    Attributes:
+        actor_learns: May be assigned: False holds the actor still.
     """
 
     actor_learns = True

@@ -23,6 +23,15 @@ class CriticEnsemble(nn.Module):
     bins: Tensor
 
     def __init__(self, members: int, features: int, bins: int, size: SizeOptions, seed: int):
+        """Build the critics.
+
+        Args:
+            members: K, the number of critics.
+            features: F.
+            bins: Number of two-hot bins.
+            size: Widths of the networks.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         self.members = members
         rng = generator(seed, "init/critic_ensemble")
@@ -61,6 +70,15 @@ class DisagreementEnsemble(nn.Module):
     """K predictors of the next latent's class probabilities from feat and action."""
 
     def __init__(self, members: int, features: int, num_actions: int, size: SizeOptions, seed: int):
+        """Build the predictors.
+
+        Args:
+            members: K, the number of predictors.
+            features: F.
+            num_actions: A.
+            size: Widths of the networks, and the shape of the latents.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         self.members, self.num_actions = members, num_actions
         self.shape = (size.stoch, size.classes)

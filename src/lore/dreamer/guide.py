@@ -18,7 +18,8 @@ Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
 class Guide(Protocol):
     """Who takes part in a gradient step besides DreamerV3; `lore.training.learning` has one.
 
-    env_step: of the run, set before an update. gate: the gate of the run. doubt: the agent's `doubt`.
+    Attributes:
+        env_step: Environment steps of the run, set before an update.
     """
 
     env_step: int
@@ -87,12 +88,27 @@ class ImaginedPolicy:
     """Draws imagined actions, and keeps what the guide added to the logits at each step."""
 
     def __init__(self, actor_critic: ActorCritic, guide: Guide | None, doubt: Doubt, rng: torch.Generator):
+        """Start with nothing kept.
+
+        Args:
+            actor_critic: Gives the logits.
+            guide: Adds to the logits, if it mixes imagination; None: nobody does.
+            doubt: The agent's `doubt`.
+            rng: Draws the actions; on the agent's device.
+        """
         self._actor_critic, self._doubt, self._rng = actor_critic, doubt, rng
         self._guide = guide if guide is not None and guide.mixes_imagination else None
         self._added: list[Tensor] = []
 
     def __call__(self, feat: Tensor) -> Tensor:
-        """feat (N, F) -> actions (N,)."""
+        """Draw the actions of one imagined step.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            Actions, (N,) long.
+        """
         if self._guide is None:
             return self._actor_critic.sample(feat, self._rng)
         logits = self._actor_critic.logits(feat)

@@ -38,6 +38,13 @@ class Encoder(nn.Module):
     """obs key -> (N, *shape) to tokens (N, E)."""
 
     def __init__(self, spec: dict[str, ObsSpec], size: SizeOptions, seed: int):
+        """Build the networks.
+
+        Args:
+            spec: Observation key -> what it is.
+            size: Widths of the networks.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         rng = generator(seed, "init/encoder")
         self.flat, self.image = _split(spec)
@@ -88,6 +95,13 @@ class Decoder(nn.Module):
     """feat (N, F) to a distribution of every observation."""
 
     def __init__(self, spec: dict[str, ObsSpec], size: SizeOptions, seed: int):
+        """Build the networks.
+
+        Args:
+            spec: Observation key -> what it is.
+            size: Widths of the networks.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         rng = generator(seed, "init/decoder")
         self.flat, self.image = _split(spec)

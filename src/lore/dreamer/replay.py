@@ -89,6 +89,7 @@ class ReplayBuffer:
 
     @property
     def filled(self) -> int:
+        """Number of ticks held."""
         return min(self.total, self.ticks)
 
     def __len__(self) -> int:
@@ -218,7 +219,7 @@ class ReplayBuffer:
             self.static[key][slots] = value.to(self.device)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Copies of the latents (which training rewrites all over), and the count; `rows` gives the rest."""
+        """Copy the latents (which training rewrites all over), and the count; `rows` gives the rest."""
         held = {k: v[: self.filled].to("cpu", copy=True) for k, v in self.latents.items()}
         return {"total": self.total} | held
 

@@ -48,6 +48,15 @@ class ReturnScale:
     def __init__(
         self, rate: float, limit: float, low: float, high: float, device: torch.device | str = "cpu"
     ):
+        """Start with both percentiles at 0.
+
+        Args:
+            rate: Share of the way to the new percentiles that an update goes, in (0, 1].
+            limit: Least scale, in units of return.
+            low: Lower percentile, in [0, 100].
+            high: Upper percentile, in [0, 100].
+            device: Where the tensors are.
+        """
         self.rate, self.limit = rate, limit
         self.quantiles = torch.tensor([low / 100.0, high / 100.0], device=device)
         self.value = torch.zeros(2, device=device)  # low, high
@@ -66,6 +75,7 @@ class ReturnScale:
 
     @property
     def scale(self) -> Tensor:
+        """Distance of the percentiles, at least `limit`, 0-d."""
         return (self.value[1] - self.value[0]).clamp(min=self.limit)
 
     def state_dict(self) -> dict[str, Tensor]:

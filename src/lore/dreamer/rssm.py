@@ -27,7 +27,13 @@ Policy = Callable[[Tensor], Tensor]
 
 @dataclass
 class Observed:
-    """A sequence seen through the posterior. feat: (B, T, F). probs: posterior (B, T, S, K) float32."""
+    """A sequence seen through the posterior.
+
+    Attributes:
+        feat: (B, T, F).
+        probs: Posterior probabilities, (B, T, S, K) float32.
+        latent: (B, T).
+    """
 
     feat: Tensor
     probs: Tensor
@@ -38,8 +44,10 @@ class Observed:
 class Core:
     """The core's weights in the layout of one step, good until the next update.
 
-    own: (g, o, o), each block's share of deter. shared: (D, 2h), what every block sees of deter and stoch.
-    action: (A + 1, D), what each action adds to the hidden layer; the last row is for no action.
+    Attributes:
+        own: (g, o, o), each block's share of deter.
+        shared: (D, 2h), what every block sees of deter and stoch.
+        action: (A + 1, D), what each action adds to the hidden layer; the last row is for no action.
     """
 
     own: Tensor
@@ -74,7 +82,12 @@ class StepWeights(NamedTuple):
 
 @dataclass
 class Imagined:
-    """Time first. feat: (H+1, N, F), the start included. action: (H+1, N), each taken at its feat."""
+    """A rollout of the prior, time first.
+
+    Attributes:
+        feat: (H+1, N, F), the start included.
+        action: (H+1, N), each taken at its feat.
+    """
 
     feat: Tensor
     action: Tensor
@@ -86,6 +99,16 @@ class RSSM(nn.Module):
     def __init__(
         self, embed: int, num_actions: int, size: SizeOptions, unimix: float, free_nats: float, seed: int
     ):
+        """Build the networks.
+
+        Args:
+            embed: E, width of the encoder's tokens.
+            num_actions: A.
+            size: Widths of the networks, and the shape of the latents.
+            unimix: Share of the uniform distribution in every latent, in [0, 1).
+            free_nats: Least value of each KL loss, in nats.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         rng = generator(seed, "init/rssm")
         self.deter, self.stoch, self.classes, self.blocks = size.deter, size.stoch, size.classes, size.blocks
@@ -108,6 +131,7 @@ class RSSM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Compute type of the networks."""
         return self.core_norm.scale.dtype
 
     def initial(self, n: int, device: torch.device) -> Latent:

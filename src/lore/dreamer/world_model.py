@@ -23,6 +23,15 @@ class WorldModel(nn.Module):
     def __init__(
         self, spec: dict[str, ObsSpec], num_actions: int, options: AgentOptions, size: SizeOptions, seed: int
     ):
+        """Build the networks.
+
+        Args:
+            spec: Observation key -> what it is.
+            num_actions: A.
+            options: Options of the learning rule.
+            size: Widths of the networks.
+            seed: Seed of the run; chooses the weights.
+        """
         super().__init__()
         self.encoder = Encoder(spec, size, seed)
         self.rssm = RSSM(self.encoder.out, num_actions, size, options.unimix, options.free_nats, seed)
