@@ -51,7 +51,7 @@ class Agent(Protocol):
 
         Args:
             feat: Features, (N, F).
-            logits: Of the policy in the same states, (N, A).
+            logits: Logits of the policy in the same states, (N, A).
 
         Returns:
             Name (value_var, disagreement) -> (N,) float32, at least 0; empty without ensembles.
@@ -116,8 +116,8 @@ class Guidance:
         gate: Says how strongly advice acts.
         adviser: Gives it.
         distilled: The adviser as a network, asked where it is confident; None without.
-        discount: Of the critic's returns, for TD errors.
-        rng: Of the gate's dropout; None where advice is never dropped, as in an evaluation.
+        discount: Discount of the critic's returns, for TD errors.
+        rng: Draws the gate's dropout; None where advice is never dropped, as in an evaluation.
     """
 
     gate: Gate
@@ -183,7 +183,7 @@ class GuidedPolicy:
                 and is_terminal (N,) the adviser hears of TD errors; with is_last (N,) nothing is decided
                 where an episode has ended.
             states: What the agent knows of its worlds, N of them, for adviser and noise.
-            env_step: Of the run.
+            env_step: Environment steps of the run so far.
 
         Returns:
             The carry for the next step, and what was decided.
@@ -241,7 +241,7 @@ class GuidedPolicy:
 def _td_error(
     obs: dict[str, np.ndarray], before: Tensor | None, now: Tensor, discount: float
 ) -> list[float] | None:
-    """r + discount * V(s') - V(s) of the step that led here, (N); NaN where an episode begins."""
+    """Compute r + discount * V(s') - V(s) of the step that led here, (N); NaN where an episode begins."""
     if before is None or "reward" not in obs:
         return None
     ahead = np.where(obs["is_terminal"], 0.0, now.cpu().numpy())
@@ -257,7 +257,7 @@ def _learned(distilled: Distilled | None, feat: Tensor) -> list[list[float] | No
 
 
 def _drop(beta: Tensor, share: float, rng: torch.Generator | None) -> Tensor:
-    """beta (N,) with a `share` of them set to 0."""
+    """Set a `share` of beta (N,) to 0."""
     if rng is None or not share:
         return beta
     return torch.where(torch.rand(len(beta), generator=rng, device=beta.device) < share, 0.0, beta)

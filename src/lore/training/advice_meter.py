@@ -30,8 +30,8 @@ def clear_changes(logits: Tensor, mixed: Tensor) -> Tensor:
     the advised policy is.
 
     Args:
-        logits: Of the policy, (N, A).
-        mixed: Of the advised policy, (N, A).
+        logits: Logits of the policy, (N, A).
+        mixed: Logits of the advised policy, (N, A).
 
     Returns:
         (N,) bool.

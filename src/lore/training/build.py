@@ -269,7 +269,7 @@ def build_guidance(
         gate: What `build_advised_gate` gives.
         adviser: What `build_adviser` gives.
         agent: With a head prior_net, it also gives the distilled advice.
-        rng: Of the gate's dropout.
+        rng: Draws the gate's dropout.
 
     Returns:
         The bundle; None without advice.

@@ -95,7 +95,7 @@ class Checkpoints:
         latents: dict[str, Any] | None,
         sizes: dict[str, int],
     ) -> None:
-        """In the thread; `save` waits for the end of it before it touches `_pieces` again."""
+        """Write a checkpoint, in the thread; `save` waits for the end before it touches `_pieces` again."""
         final = self.dir / sealing.folder_name(env_step)
         partial = self.dir / f".partial-{env_step:09d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -178,7 +178,7 @@ class Checkpoints:
         return known
 
     def _put_in_place(self, partial: Path, final: Path) -> None:
-        """Give a written checkpoint its name; one that has it already stands until that moment."""
+        """Give a written checkpoint its name. An older one of the same name stands until that moment."""
         replaced = partial.with_name(f"{partial.name}-replaced")
         if final in sealing.checkpoints(self.run_dir):
             os.rename(final, replaced)

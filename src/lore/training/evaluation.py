@@ -45,7 +45,7 @@ class Evaluator:
 
         Args:
             agent: That plays, without learning.
-            env_step: Of the run; with the seed it chooses the random stream.
+            env_step: Environment steps of the run so far; with the seed it chooses the random stream.
             greedy: The likeliest action instead of a sample.
             advice: For as many environments as there are episodes; None without.
             between: Called before every step with the number of episodes that are over, and of all. What it
@@ -130,7 +130,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     American Statistical Association 22 (1927).
 
     Args:
-        successes: Of the trials.
+        successes: How many of the trials succeeded.
         trials: At least 1.
         confidence: That the interval holds the rate.
 

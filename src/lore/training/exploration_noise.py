@@ -59,9 +59,9 @@ class ActionNoise:
         """Add the noise.
 
         Args:
-            logits: Of the policy, (N, A).
+            logits: Logits of the policy, (N, A).
             states: What the agent knows of its worlds, N of them, for valid_noise.
-            env_step: Of the run.
+            env_step: Environment steps of the run so far.
 
         Returns:
             Logits of the noisy policy, (N, A); `logits` itself where every knob is off.

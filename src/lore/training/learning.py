@@ -121,11 +121,11 @@ class GuidedLearning:
         return torch.where(batch.beta > 0, ratio.clamp(max=1.0), 1.0)
 
     def _advised(self, batch: Batch) -> Tensor:
-        """(B, T): a provider's advice acted there."""
+        """Find the rows (B, T) on which a provider's advice acted."""
         return (batch.beta > 0) & (batch.source != OWN)
 
     def _mixed(self, logits: Tensor, batch: Batch) -> Tensor:
-        """l_mix (B, T, A): l_wm of today with the advice and beta of then."""
+        """Compute l_mix (B, T, A): today's l_wm with the advice and the beta stored with the rows."""
         temperature = torch.where(batch.beta > 0, batch.temperature, 1.0)
         return mix(logits, batch.beta, centred(batch.prior, batch.mask) / temperature.unsqueeze(-1))
 

@@ -288,7 +288,7 @@ def check_config(
     """Refuse options that differ from those that the checkpoint was made under.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Folder of the checkpoint.
         manifest: The checkpoint's; None: nothing is known.
         config: The options to go on with, as asdict(Config).
         free: Dotted keys that may differ.
@@ -359,7 +359,7 @@ def _update(digest: Any, path: Path, start: int, stop: int) -> None:
 
 
 def _renamed(folder: Path) -> bool:
-    """Whether the manifest in a folder is of another step than its name says."""
+    """Say whether the manifest in a folder is of another step than the folder's name says."""
     try:
         manifest = read(folder)
     except Unreadable:
@@ -373,7 +373,7 @@ def _seal(body: Mapping[str, Any]) -> str:
 
 
 def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with those of `over` in their place, group by group."""
+    """Copy `values`; what `over` holds replaces them or is added, group by group."""
     both = {
         k
         for k in values.keys() & over.keys()
@@ -383,7 +383,7 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every option, groups opened."""
+    """Yield (dotted key, value) of every option, groups opened."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
