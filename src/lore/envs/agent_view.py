@@ -72,7 +72,7 @@ def agent_view(env: MiniGridEnv) -> np.ndarray:
 
 @cache
 def _offsets(size: int, direction: int) -> tuple[tuple[int, int], ...]:
-    """World offset from the agent of each view cell, row by row; the agent is mid of the last row."""
+    """List the world offset of each view cell from the agent, row by row; the last row holds the agent."""
     dx, dy = (int(v) for v in DIR_TO_VEC[direction])
     rx, ry = -dy, dx
     return tuple(
@@ -89,7 +89,7 @@ def _everything(size: int) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(maxsize=1 << 16)
 def _visible(opaque: tuple[bool, ...], size: int) -> tuple[tuple[int, int], ...]:
-    """`Grid.process_vis` on a row-major pattern of opaque cells -> pairs as `_pairs` makes them."""
+    """Apply `Grid.process_vis` to a row-major pattern of opaque cells; give pairs as `_pairs` does."""
     mask = [False] * (size * size)
     mask[size * (size - 1) + size // 2] = True
     for row in range(size - 1, -1, -1):

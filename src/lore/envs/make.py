@@ -80,7 +80,7 @@ def make_vec(
         options: The task.
         obs: symbolic, raw147 or rgb64.
         num_envs: How many.
-        seed: Of the run.
+        seed: Seed of the run.
         split: train or eval; their episodes never share a seed.
         remember: See `make_env`.
         make: Makes each of them.
@@ -102,7 +102,7 @@ def _count(space: gym.Space) -> int:
 
 @cache
 def _mission_code(env_id: str) -> MissionCode:
-    """How the task words its missions, from an environment of its own that is thrown away."""
+    """Find out how the task words its missions, with an environment that is made for this and thrown away."""
     try:
         return code_of(core(gym.make(find_world(env_id), disable_env_checker=True)))
     except ValueError as error:

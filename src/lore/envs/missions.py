@@ -31,7 +31,7 @@ class MissionCode:
     """How a task's missions become token ids.
 
     Attributes:
-        length: Of every encoded mission; 0 where the mission never varies, and is not observed.
+        length: Tokens of every encoded mission; 0 where the mission never varies, and is not observed.
         words: The vocabulary, WORDS and then the words that only this task has.
     """
 

@@ -41,7 +41,7 @@ class MapMemory:
 
         Args:
             image: The agent's view, uint8 (V, V, 3).
-            direction: Of the agent: 0 east, 1 south, 2 west, 3 north.
+            direction: Direction of the agent: 0 east, 1 south, 2 west, 3 north.
             mission: The episode's mission.
         """
         view = _read(image, direction)
@@ -55,7 +55,7 @@ class MapMemory:
         Args:
             action: Name of the action that was taken.
             image: The agent's view after it, uint8 (V, V, 3).
-            direction: Of the agent after it: 0 east, 1 south, 2 west, 3 north.
+            direction: Direction of the agent after it: 0 east, 1 south, 2 west, 3 north.
 
         Raises:
             RuntimeError: There was no `reset` before.
@@ -86,7 +86,10 @@ def _look(before: GridState, position: Cell, view: dict[Cell, Thing], direction:
 
 
 def _reached(before: GridState, action: str, view: dict[Cell, Thing]) -> tuple[Cell, ...]:
-    """Where an action may have led, the likelier first. view: after it, cells relative to the agent."""
+    """List the cells that an action may have led to, the likelier first.
+
+    `view` is what the agent sees after the action, by cell relative to the agent.
+    """
     here, ahead = before.position, before.ahead
     if action != "forward":
         return (here,)
@@ -97,7 +100,7 @@ def _reached(before: GridState, action: str, view: dict[Cell, Thing]) -> tuple[C
 
 
 def _misfit(before: GridState, position: Cell, view: dict[Cell, Thing]) -> tuple[int, int]:
-    """How badly a view fits what was known: things that never move, then balls that moved too far."""
+    """Measure how badly a view fits what was known: things that never move, then balls that moved too far."""
     seen, known = _seen(before, position, view), before.cells
     fixed = sum(
         known[cell] != thing and not {known[cell].kind, thing.kind} <= {"ball", "empty"}
@@ -117,7 +120,7 @@ def _around(cell: Cell) -> set[Cell]:
 
 
 def _seen(before: GridState, position: Cell, view: dict[Cell, Thing]) -> dict[Cell, Thing]:
-    """The cells in view. The agent's own is what it was when last seen from outside."""
+    """Return the cells in view. The agent's cell holds what was there when it was last seen from outside."""
     x, y = position
     seen = {(x + dx, y + dy): thing for (dx, dy), thing in view.items()}
     under = before.cells.get(position, EMPTY)
@@ -126,7 +129,7 @@ def _seen(before: GridState, position: Cell, view: dict[Cell, Thing]) -> dict[Ce
 
 
 def _read(image: np.ndarray, direction: int) -> dict[Cell, Thing]:
-    """The seen cells by their offset from the agent in the world's directions."""
+    """Return the seen cells by their offset from the agent in the world's directions."""
     codes = image.tobytes()
     view = {}
     for i, offset in enumerate(_offsets(image.shape[0], direction)):
@@ -138,7 +141,10 @@ def _read(image: np.ndarray, direction: int) -> dict[Cell, Thing]:
 
 @cache
 def _offsets(size: int, direction: int) -> tuple[Cell, ...]:
-    """Of each cell of a view in the order of its bytes: column by column, the agent mid of the last row."""
+    """List the offset of each cell of a view, in the order of the view's bytes.
+
+    The bytes go column by column; the agent is in the middle of the last row.
+    """
     (dx, dy), (rx, ry) = STEPS[direction], STEPS[(direction + 1) % 4]
     return tuple(
         (dx * (size - 1 - row) + rx * (col - size // 2), dy * (size - 1 - row) + ry * (col - size // 2))
@@ -149,7 +155,7 @@ def _offsets(size: int, direction: int) -> tuple[Cell, ...]:
 
 @cache
 def _thing(code: bytes) -> Thing | None:
-    """MiniGrid's (object, color, state) -> Thing; None for a cell out of sight."""
+    """Turn MiniGrid's (object, color, state) into a Thing; None for a cell out of sight."""
     kind = IDX_TO_OBJECT[code[0]]
     if kind == "unseen":
         return None

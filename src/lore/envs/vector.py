@@ -197,7 +197,7 @@ class VectorEnv:
         return dict(self._obs)
 
     def step(self, actions: np.ndarray) -> Obs:
-        """Step every environment once; one whose last row was is_last begins its next episode instead.
+        """Step every environment once. Where the last row was is_last, the next episode begins instead.
 
         Args:
             actions: Integers (N,) in [0, num_actions); ignored where the last row was is_last.

@@ -1,6 +1,6 @@
 """A MiniGrid grid in numbers, and what the actions do to it: the ground for a search.
 
-Privileged as `privileged.py` is: it shows the whole grid. Lava counts as a wall: nobody wants to enter it.
+Privileged as all of this folder: it shows the whole grid. Lava counts as a wall: nobody wants to enter it.
 Source: minigrid 3.2.0, `minigrid_env.py` (step) and `core/world_object.py` (toggle).
 """
 
@@ -59,7 +59,7 @@ class Board:
         return number
 
     def numbers(self, objects: Collection[WorldObj]) -> frozenset[int]:
-        """Number those of the objects that can be carried.
+        """Return the numbers of the objects that can be carried; the others are left out.
 
         Args:
             objects: Objects of the grid.
@@ -67,7 +67,7 @@ class Board:
         return frozenset(i for i, thing in enumerate(self.things) if any(thing is o for o in objects))
 
     def cells(self, objects: Collection[WorldObj]) -> frozenset[int]:
-        """Find the cells of those of the objects that stay where they are.
+        """Return the cells of the objects that cannot be carried; the others are left out.
 
         Args:
             objects: Objects of the grid.

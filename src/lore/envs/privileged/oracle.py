@@ -200,12 +200,12 @@ class Bound:
 
 
 def _at(where: Cells, things: frozenset[int]) -> frozenset[int]:
-    """The cells of those of the things that lie about."""
+    """Return the cells of some things; things in the hand or in a box have none."""
     return frozenset(where[thing] for thing in things) - {-1}
 
 
 def _search(board: Board, aim: Aim, actions: Sequence[str], limit: int) -> tuple[int, frozenset[str]] | None:
-    """Length of the shortest ways and the actions they begin with."""
+    """Return the length of the shortest ways, and the actions that they begin with."""
     bound = Bound(board, aim)
     shut = aim.cells if aim.word == "open" else frozenset()
     costs: dict[State, int] = {board.start: 0}
