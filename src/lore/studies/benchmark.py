@@ -163,7 +163,7 @@ def _prepare(cfg: Config) -> tuple[DreamerV3Agent, Batch]:
 
 
 def _count_flops(work: Callable[[], object]) -> int:
-    """Of the products in `work`, done by torch alone: the counter does not see into a kernel."""
+    """Count the operations of products in `work`, done by torch alone: the counter sees into no kernel."""
     with torch_only(), FlopCounterMode(display=False, custom_mapping=FLOPS) as flops:
         work()
     return flops.get_total_flops()

@@ -122,7 +122,7 @@ class Trouble:
     """A line of the answers that is not as it should be.
 
     Attributes:
-        number: Of the line, from 1.
+        number: Number of the line, from 1.
         kind: Kind of the BadLine or of the BadAnswer.
         message: What is wrong.
     """

@@ -46,7 +46,7 @@ class Recording:
     Attributes:
         obs: R observations.
         pictures: R pictures of the whole grid, compressed; for humans only.
-        shape: Of a picture, (H, W, 3).
+        shape: Shape of a picture, (H, W, 3).
         actions: R - 1 of them, actions[t] taken at row t.
         rewards: R of them, each came with its row.
         terminal: R of them, whether the row ended the episode for good.
@@ -373,7 +373,7 @@ def write_films(
         recorders: With an episode each.
         stem: Folder, and how the names of the files begin.
         ending: mp4 or gif.
-        seed: Of what is sampled in imagination.
+        seed: Seed of what is sampled in imagination.
         show: Takes a line about the film under way.
 
     Returns:

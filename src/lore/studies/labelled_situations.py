@@ -205,7 +205,7 @@ def apply_rule(state: GridState) -> tuple[str, str]:
 
 
 def _play_episode(env: MiniGridAdapter, stream: int, keys: set[str]) -> Situation | None:
-    """Play an episode; one of its new situations, each as likely as the others."""
+    """Play an episode, and choose one of its new situations, each with the same probability."""
     rng = np.random.default_rng(stream)
     seed, share = int(rng.integers(1 << 31)), rng.uniform(SHORTEST, LONGEST)
     env.reset(seed=seed)
@@ -248,7 +248,7 @@ def _subgoal(touch: Touch, state: GridState) -> str:
 
 
 def _name(thing: Thing, mission: str) -> str:
-    """As the prompt wants plans to name it: with a color where the mission has it, a door with its state."""
+    """Name a thing as plans do: with its color where the mission has it, a door with its state."""
     color = thing.color if f"{thing.color} {thing.kind}" in mission else ""
     return " ".join(word for word in (color, thing.state, thing.kind) if word)
 

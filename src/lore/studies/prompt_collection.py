@@ -33,8 +33,8 @@ class Exploration:
         Args:
             env: A task that remembers.
             provider: The adviser to follow.
-            seed: Of the episodes and of the random steps.
-            wording: Of the family of worlds that the task belongs to.
+            seed: Seed of the episodes and of the random steps.
+            wording: Wording of the family of worlds that the task belongs to.
         """
         self.prompts: dict[str, Prompt] = {}
         self.plan_keys: Counter[str] = Counter()  # steps at each
