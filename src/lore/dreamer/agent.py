@@ -59,9 +59,9 @@ class DreamerV3Agent:
         Args:
             spec: Observation key -> what it is.
             num_actions: A.
-            options: Of the learning rule.
+            options: Options of the learning rule.
             size: Widths of the networks.
-            seed: Of the run.
+            seed: Seed of the run; chooses weights and random streams.
             device: Where all tensors are.
             dtype: Compute type of the networks; weights, losses and distributions are float32.
             heads: Name of a loss -> module that learns by it from detached features; it has

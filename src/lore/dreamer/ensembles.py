@@ -18,7 +18,7 @@ from lore.nn.ensemble import MemberMLP, bootstrap_mask
 
 
 class CriticEnsemble(nn.Module):
-    """K critics, each taught by its own half of the rows; their variance is Var[V(s)]."""
+    """K critics, each taught by a random half of the rows; the variance of their values is Var[V(s)]."""
 
     bins: Tensor
 

@@ -75,7 +75,7 @@ class ReplayBuffer:
             deter: Units of the recurrent state.
             stoch: Number of the categorical latents.
             rng: Draws the sequences; on `device`.
-            dtype: Of the recurrent state.
+            dtype: Type of the recurrent state.
             device: Where all of it is held.
         """
         self.ticks, self.num_envs, self.rng = capacity // num_envs, num_envs, rng
@@ -163,7 +163,7 @@ class ReplayBuffer:
         )
 
     def _towards_success(self, draw: Tensor, seq_len: int, bias: float) -> Tensor:
-        """Starts (B,), each replaced with probability `bias` by one whose sequence holds a success."""
+        """Replace each start (B,) with probability `bias` by a start whose sequence holds a success."""
         won = self.static["success"][: self.filled]  # (slots, N)
         if self.filled == self.ticks:
             won = won.roll(-(self.total % self.ticks), 0)  # oldest tick first

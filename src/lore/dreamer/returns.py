@@ -65,7 +65,7 @@ class ReturnScale:
         """Take in returns.
 
         Args:
-            returns: Of any shape.
+            returns: Returns of any shape.
 
         Returns:
             The scale after the update, 0-d.
