@@ -98,7 +98,7 @@ def expected(made, scale_before=(0.0, 0.0)):
 def test_imagination_losses_are_the_published_formulas(options):
     made = make(**options)
     actor, critic, returns, percentiles = expected(made)
-    losses, got_returns, _, _ = made.loss(*rollout())
+    losses, got_returns, *_ = made.loss(*rollout())
     np.testing.assert_allclose(got_returns.numpy(), returns, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(losses["actor"].detach().numpy(), actor, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(losses["critic"].detach().numpy(), critic, rtol=1e-3)
@@ -108,7 +108,7 @@ def test_imagination_losses_are_the_published_formulas(options):
 def test_actor_gradient_is_reinforce_with_entropy():
     """At the output bias: weight * (-(onehot - pi) * advantage - eta * dH), by hand."""
     made = make(entropy=0.5)
-    losses, returns, _, _ = made.loss(*rollout())
+    losses, returns, *_ = made.loss(*rollout())
     (grad,) = torch.autograd.grad(losses["actor"].sum(), made.actor.layers[-1].bias)
     imagined, _, cont = rollout()
     value = np.exp(network(ref.doubles(made.critic), imagined.feat)) @ bin_values()
@@ -124,15 +124,25 @@ def test_actor_gradient_is_reinforce_with_entropy():
 
 def test_what_follows_an_end_has_no_weight():
     made, (imagined, reward, cont) = make(), rollout()
-    losses, _, _, _ = made.loss(imagined, reward, cont)
+    losses, *_ = made.loss(imagined, reward, cont)
     imagined.feat[3:, 0] += 1  # column 0 ends at row 2
-    again, _, _, _ = made.loss(imagined, reward, cont)
+    again, *_ = made.loss(imagined, reward, cont)
     assert losses["critic"][0] == again["critic"][0]
+
+
+def test_the_policy_where_rollouts_start_is_that_of_the_actor():
+    made, (imagined, reward, cont) = make(), rollout()
+    *_, logits = made.loss(imagined, reward, cont)
+    torch.testing.assert_close(logits, made.logits(imagined.feat[0]), rtol=1e-5, atol=1e-6)
+    ours = torch.autograd.grad(logits.square().sum(), list(made.actor.parameters()))
+    again = torch.autograd.grad(made.logits(imagined.feat[0]).square().sum(), list(made.actor.parameters()))
+    for a, b in zip(ours, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_actor_and_critic_losses_reach_their_own_network_only():
     made = make()
-    losses, returns, _, _ = made.loss(*rollout())
+    losses, returns, *_ = made.loss(*rollout())
     assert not returns.requires_grad
     for name, own, other in (("actor", made.actor, made.critic), ("critic", made.critic, made.actor)):
         params = [*own.parameters(), *other.parameters()]

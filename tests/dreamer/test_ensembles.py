@@ -5,8 +5,10 @@ import pytest
 import torch
 from tests.dreamer.samples import ACTIONS, TINY, make_batch, rng, shake
 
-from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble, MemberMLP, bootstrap_mask
+from lore.dreamer.ensembles import CriticEnsemble, DisagreementEnsemble
+from lore.nn import likelihood
 from lore.nn.cpu.native import torch_only
+from lore.nn.ensemble import MemberMLP, bootstrap_mask, bootstrapped
 
 K, S, C = 3, TINY.stoch, TINY.classes
 FEATURES = TINY.deter + S * C
@@ -121,6 +123,71 @@ def test_members_in_one_product_are_the_members_one_by_one(rows, dtype):
         limit = share * exact.abs().max()
         assert (torchs.double() - exact).abs().max() < limit
         assert (ours.double() - exact).abs().max() < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows,outputs", [(1, 4), (2, 64), (5, 33), (8, 255), (63, 70)])
+def test_members_of_few_rows_in_one_call(rows, outputs, dtype):
+    """Without gradient: held to float64, also where rows are taken with each of some choices."""
+    net = MemberMLP(K, 24, 16, outputs, rng())
+    shake(net.parameters())
+    x = torch.randn(rows, 20, generator=rng(1))
+    net, x = net.to(dtype), x.to(dtype)
+    exact = copy.deepcopy(net).double()
+    chosen = torch.cat([x.repeat_interleave(4, 0), torch.eye(4, dtype=dtype).repeat(rows, 1)], 1)
+    with torch.no_grad():
+        want = exact(chosen.double())
+        for got in (net(chosen), net.with_choices(x, 4)):
+            assert got.shape == (K, rows * 4, outputs) and got.dtype == dtype
+            limit = (2e-6 if dtype == torch.float32 else 8e-3) * want.abs().max()
+            assert (got.double() - want).abs().max() < limit
+        with torch_only():
+            assert (net.with_choices(x, 4).double() - want).abs().max() < 2e-2 * want.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", ["all", "one row again and again", "two sequences"])
+def test_rows_that_a_member_does_not_learn_from_are_left_out(rows, dtype):
+    """Losses and gradients without them, held to the masked definition in float64."""
+    index = {
+        "all": torch.arange(130).view(2, 65),
+        "one row again and again": torch.full((2, 65), 7),  # some members have all of it, others nothing
+        "two sequences": torch.cat([torch.arange(65), torch.arange(900, 965)]).view(2, 65),
+    }[rows]
+    net = MemberMLP(5, 24, 16, 12, rng())
+    shake(net.parameters())
+    net = net.to(dtype)
+    x = torch.randn(2, 65, 24, generator=rng(1)).to(dtype)
+    target = torch.randn(2, 65, 3, 4, generator=rng(2)).softmax(-1)
+    weight = torch.randn(2, 65, generator=rng(3))
+
+    def run(net, x):
+        def loss(logits, target):
+            return likelihood.soft_cross_entropy(logits.unflatten(-1, (3, 4)), target)
+
+        out = bootstrapped(net, x, target, index, loss)
+        return out, *torch.autograd.grad((out * weight).sum(), list(net.parameters()))
+
+    with torch_only():
+        plain = run(net, x)
+    mask, exact = bootstrap_mask(index, 5), copy.deepcopy(net).double()
+    logits = exact(x.double().flatten(0, 1)).view(5, 2, 65, 3, 4)
+    want = (mask * -(target * logits.log_softmax(-1)).sum((-2, -1))).mean(0)
+    wants = want, *torch.autograd.grad((want * weight).sum(), list(exact.parameters()))
+    share = 3e-6 if dtype == torch.float32 else 2e-2
+    for ours, torchs, true in zip(run(net, x), plain, wants, strict=True):
+        assert ours.shape == true.shape
+        assert (torchs.double() - true).abs().max() <= share * true.abs().max()
+        assert (ours.double() - true).abs().max() <= share * true.abs().max()
+        assert not ours[(true == 0)].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_spread_is_the_variance_of_the_members_probabilities(dtype):
+    logits = (3 * torch.randn(5, 9, 8, 4, generator=rng())).to(dtype)
+    want = logits.double().softmax(-1).var(0).mean((-2, -1))
+    torch.testing.assert_close(likelihood.spread(logits).double(), want, rtol=1e-5, atol=0.0)
+    assert (likelihood.spread(logits[:1].expand(3, -1, -1, -1)) < 1e-12).all()
 
 
 # critics

@@ -159,7 +159,7 @@ def test_the_actor_learns_through_its_own_logits_under_the_mixed_policy() -> Non
     action = torch.randint(ACTIONS, (H + 1, N), generator=rng(1))
     reward, cont = torch.randn(H + 1, N, generator=rng(2)), torch.full((H + 1, N), 0.9)
     bonus = torch.randn(H, N, ACTIONS, generator=rng(3))
-    losses, returns, _, kl = actor_critic.loss(Imagined(feat, action), reward, cont, bonus)
+    losses, returns, _, kl, _ = actor_critic.loss(Imagined(feat, action), reward, cont, bonus)
     logits = actor_critic.logits(feat[:-1])
     log_mix = (logits + bonus).log_softmax(-1)
     with torch.no_grad():

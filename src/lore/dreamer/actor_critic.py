@@ -165,7 +165,7 @@ class ActorCritic(nn.Module):
 
     def loss(
         self, imagined: Imagined, reward: Tensor, cont: Tensor, bonus: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor | None]:
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor | None, Tensor]:
         """Compute the losses of actor and critic over imagined rollouts.
 
         The actor learns by REINFORCE on normalised advantages, the critic by cross-entropy to the returns and
@@ -179,8 +179,8 @@ class ActorCritic(nn.Module):
                 was.
 
         Returns:
-            Losses by name, each (N,); lambda-returns (H, N); metrics, 0-d; and KL(sg(pi_mix) || pi_wm)
-            (H, N), None without a bonus.
+            Losses by name, each (N,); lambda-returns (H, N); metrics, 0-d; KL(sg(pi_mix) || pi_wm)
+            (H, N), None without a bonus; and the logits where the rollouts start, (N, A), with gradient.
         """
         feat, o = imagined.feat, self.options
         critic = self.value(feat[:-1])
@@ -207,7 +207,7 @@ class ActorCritic(nn.Module):
             "value/return_scale": scale,
             "value/advantage_abs": advantage.abs().mean(),
         }
-        return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics, kl
+        return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics, kl, logits[:, 0].T
 
     def replay_loss(
         self, feat: Tensor, batch: Batch, bootstrap: Tensor, trust: Tensor | None = None

@@ -217,10 +217,12 @@ class DreamerV3Agent:
             )
             reward, cont = self.world_model.predict(imagined.feat)
         with region("behaviour"):
-            behaviour, returns, more, kl = self.actor_critic.loss(imagined, reward, cont, policy.bonus())
+            behaviour, returns, more, kl, logits = self.actor_critic.loss(
+                imagined, reward, cont, policy.bonus()
+            )
             losses.update({k: v.view(B, T) for k, v in behaviour.items()})
             metrics.update(more)
-            trust = self._guided(feat, batch, kl, losses, metrics)
+            trust = self._guided(feat, logits.view(B, T, -1), batch, kl, losses, metrics)
             bootstrap = returns[0].view(B, T)
             losses["replay_critic"], more = self.actor_critic.replay_loss(
                 observed.feat, batch, bootstrap, trust
@@ -237,23 +239,24 @@ class DreamerV3Agent:
     def _guided(
         self,
         feat: Tensor,
+        logits: Tensor,
         batch: Batch,
         kl: Tensor | None,
         losses: dict[str, Tensor],
         metrics: dict[str, Tensor],
     ) -> Tensor | None:
-        """Add the guide's part to losses and metrics; the rows' trust (B, T). feat (B, T, F), kl (H, B*T)."""
+        """Add the guide's part to losses and metrics; the rows' trust (B, T).
+
+        feat: (B, T, F). logits: the actor's of these, (B, T, A), with gradient. kl: (H, B*T).
+        """
         if self.guide is None:
             return None
-        with torch.no_grad():
-            latest = feat[:, -1]  # (B, F): few states, at each of many updates
-            self.guide.calibrate(latest, self.actor_critic.logits(latest), self.doubt)
-        logits = self.actor_critic.logits(feat) if self.guide.reads_replay else None  # (B, T, A)
-        if logits is not None:
-            extra, more = self.guide.kl_loss(logits, batch, kl)
-            losses.update(extra)
-            metrics.update(more)
-        return self.guide.value_weight(None if logits is None else logits.detach(), batch)
+        alone = logits.detach()
+        self.guide.calibrate(feat[:, -1], alone[:, -1], self.doubt)  # few states, at each of many updates
+        extra, more = self.guide.kl_loss(logits, batch, kl)
+        losses.update(extra)
+        metrics.update(more)
+        return self.guide.value_weight(alone, batch)
 
     def state_dict(self) -> dict:
         return {

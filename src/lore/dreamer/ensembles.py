@@ -13,8 +13,8 @@ from lore.base.rng import generator
 from lore.base.types import Batch
 from lore.config.options import SizeOptions
 from lore.nn import likelihood
-from lore.nn.distributions import TwoHot, one_hot, symexp_bins, unimix_probs
-from lore.nn.ensemble import MemberMLP, bootstrap_mask
+from lore.nn.distributions import TwoHot, one_hot, symexp_bins
+from lore.nn.ensemble import MemberMLP, bootstrapped
 
 
 class CriticEnsemble(nn.Module):
@@ -49,9 +49,9 @@ class CriticEnsemble(nn.Module):
         Returns:
             Mean over the critics, (B, T).
         """
-        logits = self.net(feat.detach().flatten(0, 1)).unflatten(1, index.shape)  # (K, B, T, bins)
-        loss = TwoHot(logits, self.bins).loss(returns)
-        return (bootstrap_mask(index, self.members) * loss).mean(0)
+        return bootstrapped(
+            self.net, feat, returns, index, lambda logits, target: TwoHot(logits, self.bins).loss(target)
+        )
 
     @torch.no_grad()
     def variance(self, feat: Tensor) -> Tensor:
@@ -86,10 +86,9 @@ class DisagreementEnsemble(nn.Module):
         rng = generator(seed, "init/disagreement_ensemble")
         self.net = MemberMLP(members, features + num_actions, size.units, out, rng)
 
-    def _logits(self, feat: Tensor, action: Tensor) -> Tensor:
-        """feat (N, F), action (N,) -> (K, N, S, K'), in the compute type."""
-        inputs = torch.cat([feat.detach(), one_hot(action, self.num_actions, feat.dtype)], -1)
-        return self.net(inputs).unflatten(-1, self.shape)
+    def _inputs(self, feat: Tensor, action: Tensor) -> Tensor:
+        """feat (..., F), action (...) -> (..., F + A)."""
+        return torch.cat([feat.detach(), one_hot(action, self.num_actions, feat.dtype)], -1)
 
     def loss(self, feat: Tensor, probs: Tensor, batch: Batch) -> Tensor:
         """Compute the cross-entropy of every predictor to the next latent, on the rows that teach it.
@@ -102,11 +101,13 @@ class DisagreementEnsemble(nn.Module):
         Returns:
             Mean over the predictors, (B, T-1).
         """
-        target = probs[:, 1:].detach()
-        logits = self._logits(feat[:, :-1].flatten(0, 1), batch.action[:, :-1].flatten())
-        loss = likelihood.soft_cross_entropy(logits.unflatten(1, target.shape[:2]), target)  # (K, B, T-1)
-        loss = loss * bootstrap_mask(batch.index[:, :-1], self.members)
-        return (~batch.is_first[:, 1:]).float() * loss.mean(0)
+        inputs = self._inputs(feat[:, :-1], batch.action[:, :-1])
+        loss = bootstrapped(self.net, inputs, probs[:, 1:], batch.index[:, :-1], self._cross_entropy)
+        return (~batch.is_first[:, 1:]).float() * loss
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits (..., N, S * K'), target (N, S, K') -> (..., N)."""
+        return likelihood.soft_cross_entropy(logits.unflatten(-1, self.shape), target)
 
     @torch.no_grad()
     def disagreement(self, feat: Tensor, policy: Tensor) -> Tensor:
@@ -122,9 +123,5 @@ class DisagreementEnsemble(nn.Module):
             Expected variance over the members, (N,).
         """
         N, A = policy.shape
-        actions = torch.arange(A, device=feat.device).repeat(N)
-        logits = self._logits(feat.repeat_interleave(A, 0), actions).float()
-        probs = unimix_probs(logits, 0.0)
-        apart = probs - probs.mean(0)  # (K, N*A, S, K'): written out, torch's var is ten times slower here
-        spread = apart.square_().sum(0).mean((-2, -1)).div(self.members - 1).view(N, A)
-        return (policy * spread).sum(-1)
+        logits = self.net.with_choices(feat, A).unflatten(-1, self.shape)  # (K, N * A, S, K')
+        return (policy * likelihood.spread(logits).view(N, A)).sum(-1)

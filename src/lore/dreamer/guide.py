@@ -32,10 +32,6 @@ class Guide(Protocol):
     def mixes_imagination(self) -> bool:
         """Whether `imagined_bonus` is added to the policy in imagination."""
 
-    @property
-    def reads_replay(self) -> bool:
-        """Whether `kl_loss` or `value_weight` need the actor's logits of replayed rows."""
-
     def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor:
         """Compute what is added to the policy's logits in imagined states.
 
@@ -71,12 +67,11 @@ class Guide(Protocol):
             Losses by name, and metrics, 0-d; both may be empty.
         """
 
-    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
+    def value_weight(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weigh what the critic learns from replayed rows.
 
         Args:
-            logits: The actor's logits of replayed rows, (B, T, A), without gradient; None unless
-                `reads_replay`.
+            logits: The actor's logits of replayed rows, (B, T, A), without gradient.
             batch: The replayed rows.
 
         Returns:

@@ -16,7 +16,7 @@ from lore.base.rng import generator
 from lore.base.types import SOURCES
 from lore.config.options import PriorNetOptions
 from lore.llm.asking.controller import prior_logits
-from lore.nn.ensemble import MemberMLP, bootstrap_mask
+from lore.nn.ensemble import MemberMLP, bootstrapped
 
 NONE, OWN = SOURCES.index("none"), SOURCES.index("prior_net")
 
@@ -71,12 +71,10 @@ class PriorNet(nn.Module):
         Returns:
             The loss, (B, T). Zero where a step had no advice, and where this network gave the advice.
         """
-        log_probs = self._log_probs(feat.detach().flatten(0, 1)).unflatten(1, batch.index.shape)
-        target = batch.prior.detach().float().softmax(-1)
-        loss = -(target * log_probs).sum(-1)  # (K, B, T)
+        loss = bootstrapped(self.net, feat, batch.prior.float().softmax(-1), batch.index, _cross_entropy)
         taught = (batch.source != NONE) & (batch.source != OWN)
         weight = torch.where(taught, batch.confidence.float(), 0.0)
-        return weight * (bootstrap_mask(batch.index, self.options.members) * loss).mean(0)
+        return weight * loss
 
     @torch.no_grad()
     def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,3 +113,8 @@ class PriorNet(nn.Module):
     def _log_probs(self, feat: Tensor) -> Tensor:
         """Compute log-probabilities: feat (N, F) -> (K, N, A), float32."""
         return self.net(feat).float().log_softmax(-1)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """logits (K, N, A), target (N, A) or (K, N, A) -> (K, N)."""
+    return -(target * logits.float().log_softmax(-1)).sum(-1)

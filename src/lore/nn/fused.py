@@ -158,6 +158,42 @@ def norm_silu_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[T
     return gz, gscale
 
 
+def norm_silu_groups(z: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`norm_silu_forward` of K groups of rows, each with its scale, where there is a kernel for it.
+
+    Args:
+        z: (K, N, U), contiguous.
+        scale: (K, 1, U).
+
+    Returns:
+        y (K, N, U), and the inverse root mean squares (K, N), float32.
+    """
+    kernel = native_kernel("norm_silu_groups", z)
+    assert kernel is not None
+    y, r = torch.empty_like(z), torch.empty(z.shape[:2])
+    kernel(z, scale, y, r, *z.shape, NORM_EPS)
+    return y, r
+
+
+def norm_silu_groups_back(grad: Tensor, z: Tensor, r: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of `norm_silu_groups`.
+
+    Args:
+        grad: Of y, (K, N, U), contiguous.
+        z: As it was given, (K, N, U).
+        r: As it was returned, (K, N).
+        scale: (K, 1, U).
+
+    Returns:
+        Gradients of z (K, N, U) and of the scale (K, 1, U), the latter float32.
+    """
+    kernel = native_kernel("norm_silu_groups_back", z)
+    assert kernel is not None
+    gz, gscale = torch.empty_like(z), torch.zeros(scale.shape)
+    kernel(grad, z, r, scale, gz, gscale, *z.shape)
+    return gz, gscale
+
+
 def core_hidden(
     shared: Tensor, own: Tensor, scale: Tensor, table: Tensor | None = None, action: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -7,12 +7,13 @@ Letters in shapes: S latents, K classes, M targets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from lore.nn.fused import native_kernel, wide
+from lore.nn.fused import LONGEST, native_kernel, wide
 
 
 @overload
@@ -107,12 +108,49 @@ class _SoftCrossEntropy(torch.autograd.Function):
     def forward(ctx, logits: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         log_norm, _ = log_sum(logits)
         ctx.save_for_backward(logits, log_norm, target)
-        total = target.sum(-1)  # 1 but for rounding
-        return (total * log_norm).sum(-1) - (target * wide(logits)).flatten(-2).sum(-1)
+        kernel = _soft_kernel("soft_cross_entropy", logits, target)
+        if kernel is None:
+            total = target.sum(-1)  # 1 but for rounding
+            return (total * log_norm).sum(-1) - (target * wide(logits)).flatten(-2).sum(-1)
+        loss = torch.empty(log_norm.shape[:-1])
+        kernel(logits.contiguous(), log_norm, target.contiguous(), loss, loss.numel(), *logits.shape[-2:])
+        return loss
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         logits, log_norm, target = ctx.saved_tensors
-        probs = wide(logits).sub(log_norm.unsqueeze(-1)).exp_()
-        back = probs.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad[..., None, None])
-        return back.to(logits.dtype), None
+        kernel = _soft_kernel("soft_cross_entropy_back", logits, target)
+        if kernel is None:
+            probs = wide(logits).sub(log_norm.unsqueeze(-1)).exp_()
+            back = probs.mul_(target.sum(-1, keepdim=True)).sub_(target).mul_(grad[..., None, None])
+            return back.to(logits.dtype), None
+        back = torch.empty(logits.shape, dtype=logits.dtype)
+        inputs = (logits.contiguous(), log_norm, target.contiguous(), grad.contiguous())
+        kernel(*inputs, back, grad.numel(), *logits.shape[-2:])
+        return back, None
+
+
+def _soft_kernel(name: str, logits: Tensor, target: Tensor) -> Callable[..., int | None] | None:
+    """The kernel, where there is a target of float32 for each of the logits and a row is not too long."""
+    fits = target.shape == logits.shape and target.dtype == torch.float32
+    return native_kernel(name, logits.flatten(-2)) if fits else None
+
+
+def spread(logits: Tensor) -> Tensor:
+    """Variance between K opinions of a probability, averaged over S categoricals and their classes.
+
+    Args:
+        logits: (K, N, S, classes).
+
+    Returns:
+        (N,), float32; no gradient.
+    """
+    members, rows, latents, classes = logits.shape
+    kernel = native_kernel("spread", logits) if members * latents * classes <= LONGEST else None
+    if kernel is None:
+        probs = wide(logits).softmax(-1)
+        apart = probs - probs.mean(0)  # written out: torch's var is ten times slower here
+        return apart.square_().sum(0).mean((-2, -1)).div(members - 1)
+    out = torch.empty(rows)
+    kernel(logits.contiguous(), out, members, rows, latents, classes)
+    return out

@@ -97,6 +97,16 @@ def column_sum(x: Tensor) -> Tensor:
     return out
 
 
+def column_sums(x: Tensor) -> Tensor:
+    """`column_sum` of K groups of rows: (K, N, U) -> (K, 1, U), in the type of x."""
+    kernel = native_kernel("column_sums", x)
+    if kernel is None:
+        return x.sum(1, keepdim=True)
+    out = x.new_empty(len(x), 1, x.shape[2])
+    kernel(x.contiguous(), out, *x.shape)
+    return out
+
+
 def outer_sum(x: Tensor, y: Tensor) -> Tensor:
     """Sum over rows of their outer products, without gradient.
 

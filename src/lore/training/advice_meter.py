@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lore.base.types import SOURCES
@@ -37,6 +38,8 @@ def clear_changes(logits: Tensor, mixed: Tensor) -> Tensor:
         (N,) bool.
     """
     own, new = logits.argmax(-1, keepdim=True), mixed.argmax(-1, keepdim=True)  # (N, 1)
+    if torch.equal(own, new):
+        return torch.zeros(len(own), dtype=torch.bool, device=own.device)
     before, after = logits.softmax(-1), mixed.softmax(-1)  # (N, A)
     was_decided = before.gather(-1, own) - before.gather(-1, new) >= CLEAR
     is_decided = after.gather(-1, new) - after.gather(-1, own) >= CLEAR

@@ -65,11 +65,6 @@ class GuidedLearning:
         if self.gate.calibrating:
             self.gate.calibrate(logits, self._read(doubt, feat, logits))
 
-    @property
-    def reads_replay(self) -> bool:
-        """Whether `kl_loss` or `value_weight` need the actor's logits of replayed rows."""
-        return self.gate.kl.mode == "penalty" or self.replay_value == "weight"
-
     def kl_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -97,14 +92,14 @@ class GuidedLearning:
         return {"kl": loss}, metrics | {"uncertainty_gate/lambda_kl": control.multiplier}
 
     @torch.no_grad()
-    def value_weight(self, logits: Tensor | None, batch: Batch) -> Tensor | None:
+    def value_weight(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weigh what the critic learns from replayed rows.
 
         drop: nothing where advice acted. weight: there min(1, pi_wm(a) / pi_mix(a)), the truncated importance
         ratio of V-trace (Espeholt et al. 2018, arXiv 1802.01561).
 
         Args:
-            logits: l_wm, (B, T, A); `weight` alone needs it.
+            logits: l_wm, (B, T, A).
             batch: The rows.
 
         Returns:
@@ -114,7 +109,6 @@ class GuidedLearning:
             return None
         if self.replay_value == "drop":
             return (batch.beta == 0).float()
-        assert logits is not None
         mixed = self._mixed(logits, batch)
         action = batch.action.unsqueeze(-1)
         ratio = (logits.log_softmax(-1) - mixed.log_softmax(-1)).gather(-1, action).squeeze(-1).exp()

@@ -363,6 +363,132 @@ void cross_entropy_back(const T* logits, const float* log_norm, const int64_t* i
     }
 }
 
+// Loss of n rows of s categoricals of k classes: sum of target * (log_norm - logit). log_norm (n, s), loss (n).
+template <class T>
+void soft_cross_entropy(const T* logits, const float* log_norm, const float* target, float* loss, long n, long s,
+                        long k) {
+    float norm[LONGEST];
+    long width = s * k;
+    for (long i = 0; i < n; ++i) {
+        for (long l = 0; l < s; ++l)
+            for (long c = 0; c < k; ++c) norm[l * k + c] = log_norm[i * s + l];
+        const T* li = logits + i * width;
+        const float* ti = target + i * width;
+        float sum = 0;
+        for (long j = 0; j < width; ++j) sum += ti[j] * (norm[j] - get(li[j]));
+        loss[i] = sum;
+    }
+}
+
+// Gradient of the logits, g (n) times probability * (sum of the target) - target.
+template <class T>
+void soft_cross_entropy_back(const T* logits, const float* log_norm, const float* target, const float* g, T* out,
+                             long n, long s, long k) {
+    float norm[LONGEST], total[LONGEST];
+    long width = s * k;
+    for (long i = 0; i < n; ++i) {
+        const T* li = logits + i * width;
+        const float* ti = target + i * width;
+        for (long l = 0; l < s; ++l) {
+            float sum = 0;
+            for (long c = 0; c < k; ++c) sum += ti[l * k + c];
+            for (long c = 0; c < k; ++c) {
+                norm[l * k + c] = log_norm[i * s + l];
+                total[l * k + c] = sum;
+            }
+        }
+        for (long j = 0; j < width; ++j)
+            put(out[i * width + j], (fast_exp(get(li[j]) - norm[j]) * total[j] - ti[j]) * g[i]);
+    }
+}
+
+// Variance between m opinions (m, n, s, k) of a probability, averaged over s and k. out (n)
+template <class T>
+void spread(const T* logits, float* out, long m, long n, long s, long k) {
+    float p[LONGEST];
+    long width = s * k;
+    for (long i = 0; i < n; ++i) {
+        for (long e = 0; e < m; ++e) {
+            const T* li = logits + (e * n + i) * width;
+            float* pe = p + e * width;
+            for (long l = 0; l < width; l += k) {
+                float top = get(li[l]);
+                for (long c = 1; c < k; ++c) top = get(li[l + c]) > top ? get(li[l + c]) : top;
+                for (long c = 0; c < k; ++c) pe[l + c] = get(li[l + c]) - top;
+            }
+            for (long j = 0; j < width; ++j) pe[j] = fast_exp(pe[j]);
+            for (long l = 0; l < width; l += k) {
+                float sum = 0;
+                for (long c = 0; c < k; ++c) sum += pe[l + c];
+                for (long c = 0; c < k; ++c) pe[l + c] /= sum;
+            }
+        }
+        float squares = 0;
+        for (long j = 0; j < width; ++j) {
+            float mean = 0;
+            for (long e = 0; e < m; ++e) mean += p[e * width + j];
+            mean /= m;
+            for (long e = 0; e < m; ++e) squares += (p[e * width + j] - mean) * (p[e * width + j] - mean);
+        }
+        out[i] = squares / width / (m - 1);
+    }
+}
+
+// R rows x, of stride `inputs`, times w (inputs, outputs) plus bias: rows to, of stride outputs. FULL: of outputs
+// in whole LANES; else the rest of less than LANES.
+template <long R, bool FULL, class A, class T>
+inline void lanes_times(const A* x, const T* w, const T* bias, float* to, long inputs, long outputs, long rest) {
+    float sum[R][LANES] = {};
+    const long width = FULL ? LANES : rest;
+    for (long i = 0; i < inputs; ++i)
+        for (long r = 0; r < R; ++r) {
+            const float xi = get(x[r * inputs + i]);
+            for (long j = 0; j < width; ++j) sum[r][j] += xi * get(w[i * outputs + j]);
+        }
+    for (long r = 0; r < R; ++r)
+        for (long j = 0; j < width; ++j) to[r * outputs + j] = sum[r][j] + get(bias[j]);
+}
+
+template <long R, class A, class T>
+inline void rows_times(const A* x, const T* w, const T* bias, float* to, long inputs, long outputs) {
+    long first = 0;
+    for (; first + LANES <= outputs; first += LANES)
+        lanes_times<R, true>(x, w + first, bias + first, to + first, inputs, outputs, LANES);
+    if (first < outputs)
+        lanes_times<R, false>(x, w + first, bias + first, to + first, inputs, outputs, outputs - first);
+}
+
+template <class A, class T>
+inline void all_times(const A* x, const T* w, const T* bias, float* to, long n, long inputs, long outputs) {
+    long i = 0;
+    for (; i + 2 <= n; i += 2) rows_times<2>(x + i * inputs, w, bias, to + i * outputs, inputs, outputs);
+    for (; i < n; ++i) rows_times<1>(x + i * inputs, w, bias, to + i * outputs, inputs, outputs);
+}
+
+// m networks side by side for few rows: linear, norm_silu, linear. With choices, each row x (n, inputs) is taken
+// with each choice, whose weights follow those of the inputs, and there are n * choices rows. out (m, rows,
+// outputs); space: float32, rows * (units + outputs) + n * units + units.
+template <class T>
+void members(const T* x, const T* weight_in, const T* bias_in, const T* scale, const T* weight_out,
+             const T* bias_out, T* out, float* space, long m, long n, long inputs, long choices, long units,
+             long outputs, float eps) {
+    long rows = choices ? n * choices : n;
+    float *hidden = space, *y = hidden + rows * units, *first = y + rows * outputs, *s = first + n * units;
+    for (long k = 0; k < m; ++k) {
+        const T* w = weight_in + k * (inputs + choices) * units;
+        all_times(x, w, bias_in + k * units, choices ? first : hidden, n, inputs, units);
+        for (long i = 0; choices && i < rows; ++i) {
+            const T* wi = w + (inputs + i % choices) * units;
+            for (long j = 0; j < units; ++j)
+                hidden[i * units + j] = first[i / choices * units + j] + get(wi[j]);
+        }
+        for (long j = 0; j < units; ++j) s[j] = get(scale[k * units + j]);
+        norm_silu(hidden, s, hidden, units, nullptr, rows, units, eps);
+        all_times(hidden, weight_out + k * units * outputs, bias_out + k * outputs, y, rows, units, outputs);
+        for (long j = 0; j < rows * outputs; ++j) put(out[k * rows * outputs + j], y[j]);
+    }
+}
+
 // Sum over n rows of k numbers, in float32, in blocks so that long sums keep their digits.
 template <class T>
 void column_sum(const T* x, T* out, long n, long k) {
@@ -443,6 +569,36 @@ void laprop(const T* grad, const float* factors, const int64_t* lengths, long pi
     void cross_entropy_back_##name(const T* logits, const float* log_norm, const int64_t* index,                   \
                                    const float* weight, const float* g, T* out, long n, long k, long m) {          \
         cross_entropy_back(logits, log_norm, index, weight, g, out, n, k, m);                                      \
+    }                                                                                                              \
+    void soft_cross_entropy_##name(const T* logits, const float* log_norm, const float* target, float* loss, long n, \
+                                   long s, long k) {                                                               \
+        soft_cross_entropy(logits, log_norm, target, loss, n, s, k);                                               \
+    }                                                                                                              \
+    void soft_cross_entropy_back_##name(const T* logits, const float* log_norm, const float* target,               \
+                                        const float* g, T* out, long n, long s, long k) {                          \
+        soft_cross_entropy_back(logits, log_norm, target, g, out, n, s, k);                                        \
+    }                                                                                                              \
+    void spread_##name(const T* logits, float* out, long m, long n, long s, long k) {                              \
+        spread(logits, out, m, n, s, k);                                                                           \
+    }                                                                                                              \
+    void members_##name(const T* x, const T* weight_in, const T* bias_in, const T* scale, const T* weight_out,     \
+                        const T* bias_out, T* out, float* space, long m, long n, long inputs, long choices,        \
+                        long units, long outputs, float eps) {                                                     \
+        members(x, weight_in, bias_in, scale, weight_out, bias_out, out, space, m, n, inputs, choices, units,      \
+                outputs, eps);                                                                                     \
+    }                                                                                                              \
+    void norm_silu_groups_##name(const T* z, const T* s, T* y, float* r, long m, long n, long u, float eps) {      \
+        for (long k = 0; k < m; ++k)                                                                               \
+            norm_silu(z + k * n * u, s + k * u, y + k * n * u, u, r + k * n, n, u, eps);                           \
+    }                                                                                                              \
+    void norm_silu_groups_back_##name(const T* g, const T* z, const float* r, const T* s, T* gz, float* gscale,    \
+                                      long m, long n, long u) {                                                    \
+        for (long k = 0; k < m; ++k)                                                                               \
+            norm_silu_back(g + k * n * u, u, z + k * n * u, r + k * n, s + k * u, gz + k * n * u, gscale + k * u,  \
+                           n, u);                                                                                  \
+    }                                                                                                              \
+    void column_sums_##name(const T* x, T* out, long m, long n, long k) {                                          \
+        for (long i = 0; i < m; ++i) column_sum(x + i * n * k, out + i * k, n, k);                                 \
     }                                                                                                              \
     void column_sum_##name(const T* x, T* out, long n, long k) { column_sum(x, out, n, k); }                       \
     void norms_##name(const T* x, const int64_t* lengths, long pieces, float* out) { norms(x, lengths, pieces, out); } \
