@@ -400,7 +400,7 @@ def test_a_save_at_100_000_steps_stalls_training_less_than_a_second(dtype: str, 
     The stall is the longest time between two small operations, without that in which there was no core.
     """
     cfg = compose([f"dtype={dtype}"])
-    replay = build_replay(cfg, {"symbolic": ObsSpec((7, 7, 3), classes=11)}, 7)
+    replay = build_replay(cfg, {"symbolic": ObsSpec((7, 7, 3), classes=11)}, 7, generator(0, "replay"))
     replay.total = 99_500
     saver = Checkpoints(tmp_path, replay)
     for store in replay.latents.values():

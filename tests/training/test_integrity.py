@@ -239,6 +239,17 @@ def test_where_a_key_goes_is_repeated_on_the_command_line(key: str, value: str, 
     assert vars(load_to_evaluate(tmp_path).llm)[name] == vars(Config().llm)[name]
 
 
+def test_a_package_that_a_stored_config_imports_is_repeated_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("env:\n  id: evil:X-v0\n")
+    for load, command in ((load_stored, "lore-train resume="), (load_to_evaluate, "lore-eval run=")):
+        with pytest.raises(BadInput, match=f"{command}.* env.id=evil:X-v0$") as error:
+            load(tmp_path)
+        assert error.value.key == "env.id"
+        with pytest.raises(BadInput, match="leave it so"):
+            load(tmp_path, ["env.id=other:X-v0"])
+        assert load(tmp_path, ["env.id=evil:X-v0"]).env.id == "evil:X-v0"
+
+
 def test_what_a_checkpoint_needs_is_in_its_manifest(copy: Path) -> None:
     """Every file of a checkpoint but the manifest is vouched for."""
     latest = manifest.checkpoints(copy)[-1]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,27 @@ LIMIT = 16 << 20  # bytes of a small file of ours; a larger one is not what we w
 
 class Unreadable(ValueError):
     """A file is missing or damaged: the message names it and says what is wrong with it."""
+
+
+def regular(path: str, flags: int) -> int:
+    """Open what must be a file; the `opener` of `open`. A pipe, which would block, or a device is refused.
+
+    Args:
+        path: The file.
+        flags: As for os.open.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open() itself refuses a folder
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is a pipe, a socket or a device, no file", path)
+    return handle
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,7 +131,7 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         Unreadable: The file is missing, no file, too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lore.base.files import sync_folder
+from lore.base.files import regular, sync_folder
 
 
 class JsonlFile:
@@ -29,7 +29,7 @@ class JsonlFile:
             OSError: The file cannot be opened or created.
         """
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = open(path, "ab", buffering=0, opener=regular)  # noqa: SIM115  (`close` closes it)
         sync_folder(path.parent)
 
     @property

@@ -20,6 +20,7 @@ lore-eval evaluates a checkpoint on held-out episodes. Its last line is one JSON
 
   lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
   lore-eval run=outputs/DATE/NAME episodes=4 video=true video_format=gif
+  lore-eval run=outputs/DATE/NAME env.id=my_package:MyLab-v0    a run in a world of your own package names it
 """
 
 
@@ -36,24 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _eval(arguments: list[str]) -> None:
-    options = config.eval_options(read(EVAL, arguments, ()).arguments)
+    typed = read(EVAL, arguments, ()).arguments
+    repeated = [argument for argument in typed if argument.startswith("env.id=")]
+    options = config.eval_options([argument for argument in typed if argument not in repeated])
     if not (Path(options.run) / "config.yaml").is_file():
         raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
     print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)
-    cfg = _stored(Path(options.run))
+    cfg = _stored(Path(options.run), repeated)
     from lore.studies.checkpoint_evaluation import evaluate_checkpoint
 
     evaluate_checkpoint(options, cfg)
 
 
-def _stored(run_dir: Path) -> Config:
+def _stored(run_dir: Path, repeated: Sequence[str]) -> Config:
     """Read the options of the run to evaluate, for the CPU where its device is missing. Raises BadInput."""
     try:
-        return load_to_evaluate(run_dir)
+        return load_to_evaluate(run_dir, repeated)
     except BadInput as error:
         if error.key == "resume":
             raise BadInput("run", str(error).removeprefix("resume: ")) from error
         if error.key != "device":
             raise
     print(f"{EVAL}: the run's device is not available here; evaluating on the cpu", flush=True)
-    return load_to_evaluate(run_dir, device="cpu")
+    return load_to_evaluate(run_dir, repeated, device="cpu")

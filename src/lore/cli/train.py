@@ -29,7 +29,7 @@ from lore.config import compose as config
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.config.plugins import check_names
-from lore.config.stored import load_stored
+from lore.config.stored import REPEATED, load_stored
 from lore.training import run_folder
 
 TRAIN = "lore-train"
@@ -165,6 +165,8 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
             cfg.dtype = _prepare(cfg)
             begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
             status = train_to_the_end(TRAIN, cfg, run_dir, begin)
+            if status == BAD_INPUT:
+                run_folder.withdraw(run_dir)
     except BadInput as error:
         run_folder.discard_empty(run_dir)
         return refuse(TRAIN, error)
@@ -180,7 +182,8 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
     try:
         with run_folder.take_up(run_dir):
             cfg = load_stored(run_dir, overrides)
-            run_folder.check_resume(run_dir, cfg, [override.partition("=")[0] for override in overrides])
+            keys = [override.partition("=")[0] for override in overrides]
+            run_folder.check_resume(run_dir, cfg, [key for key in keys if key not in REPEATED])
             _announce(cfg, "going on with ")
             _check_task(cfg)
             _prepare(cfg)

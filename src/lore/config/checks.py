@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from operator import attrgetter
 
@@ -87,6 +88,7 @@ AT_LEAST = {
     "llm.breaker_pause": 1,
     "llm.ledger_limit": 0,
 }
+AT_MOST = {"threads": 1024, "llm.timeout_s": 86_400}  # beyond, a library crashes
 ABOVE_ZERO = (
     "llm.timeout_s",
     "agent.train_ratio",
@@ -181,6 +183,13 @@ def _ranges(cfg: Config) -> None:
         value = attrgetter(key)(cfg)
         if not 0 <= value <= 1:
             raise BadInput(key, f"{value} must lie between 0 and 1")
+    for key, most in AT_MOST.items():
+        value = attrgetter(key)(cfg)
+        if value > most:
+            raise BadInput(key, f"{value} must be at most {most}")
+    for key, single in _single_values(cfg):
+        if isinstance(single, float) and not math.isfinite(single):
+            raise BadInput(key, f"needs a finite number, not {single}")
     agent = cfg.agent
     if not 0 <= agent.return_low < agent.return_high <= 100:
         raise BadInput(
@@ -255,14 +264,21 @@ def _llm(cfg: Config) -> None:
 def _secrets(cfg: Config) -> None:
     """No text among the options holds a secret: config.yaml, W&B and messages repeat them."""
     keep_secret(cfg.llm.key_variable)
+    for key, value in _single_values(cfg):
+        if isinstance(value, str):
+            refuse_secret(key, value)
+
+
+def _single_values(cfg: Config) -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all options, groups, mappings and lists opened."""
     values: list[tuple[str, object]] = list(asdict(cfg).items())
     for key, value in values:
         if isinstance(value, dict):
             values += [(f"{key}.{name}", part) for name, part in value.items()]
         elif isinstance(value, list):
             values += [(key, part) for part in value]
-        elif isinstance(value, str):
-            refuse_secret(key, value)
+        else:
+            yield key, value
 
 
 def _gate(cfg: Config) -> None:

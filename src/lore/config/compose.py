@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lore.base.errors import BadInput
 from lore.base.files import as_file_name, user_path
+from lore.base.machine import allotted_cores
 from lore.config import plugins
 from lore.config.ablations import arm_name
 from lore.config.checks import check, check_eval
@@ -42,17 +43,10 @@ __all__ = [
 CONFIG_MODULE = "lore.conf"
 
 
-def _cores() -> int:
-    """Cores that this process may use, by affinity and by the quota of its container."""
-    from joblib import cpu_count
-
-    return cpu_count()
-
-
 ConfigStore.instance().store(name="schema", node=Config, provider="lore")
 OmegaConf.register_new_resolver("lore.arm", lambda *, _root_: arm_name(_root_), replace=True)
 OmegaConf.register_new_resolver("lore.task", lambda *, _root_: as_file_name(_root_.env.id), replace=True)
-OmegaConf.register_new_resolver("lore.cores", _cores, replace=True)
+OmegaConf.register_new_resolver("lore.cores", allotted_cores, replace=True)
 OmegaConf.register_new_resolver("lore.folder", lambda path: str(user_path(path, "run.dir")), replace=True)
 
 

@@ -1,7 +1,8 @@
 """The config.yaml of a run folder, read as data: it may come from anywhere, and has no power here.
 
 What a command line may do, a stored file may not: it holds no interpolation (which could read the
-environment), no YAML anchor or tag, and it sends no key to another server unless that is repeated.
+environment), no YAML anchor or tag, and it sends no key to another server and imports no package
+(env.id=PACKAGE:ID) unless that is repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from lore.config.typed import whole_number
 NAME = "config.yaml"
 LARGEST = 1 << 16  # bytes; a whole configuration has 3000
 DEEPEST = 10  # levels of groups and lists; a whole configuration has 3
-REPEATED = ("llm.base_url", "llm.key_variable")  # where a key from the environment goes, and which one
+_SENDS = "sends a key of yours where you did not say today"
+REPEATED = {
+    "llm.base_url": _SENDS,
+    "llm.key_variable": _SENDS,
+    "env.id": "imports a package that you did not name today",
+}
+"""Options with power over this machine -> what they would do."""
 
 
 def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None = None) -> Config:
@@ -50,35 +57,44 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None
             node = _merge(node, {"run": {"steps": value if steps is None else steps}})
     cfg = _options(node, run_dir, device)
     for key in REPEATED:
-        stored, usual = _value(cfg, key), _value(Config(), key)
-        if key in given and given[key] != ("null" if stored is None else stored):
-            raise BadInput(key, f"is {stored!r} in the stored config, which resume takes; leave it as it is")
-        if key not in given and stored != usual:
-            raise BadInput(
-                key,
-                f"{run_dir / NAME} sends a key of yours where you did not say today; if {stored!r} is right, "
-                f"repeat it: lore-train resume={shlex.quote(str(run_dir))} {key}={shlex.quote(str(stored))}",
-            )
+        _confirm(cfg, key, given, f"lore-train resume={shlex.quote(str(run_dir))}", run_dir / NAME)
     return cfg
 
 
-def load_to_evaluate(run_dir: Path, device: str | None = None) -> Config:
+def load_to_evaluate(run_dir: Path, repeated: Sequence[str] = (), device: str | None = None) -> Config:
     """Read the options of a run for an evaluation: no adviser is asked, so no key goes anywhere.
 
     Args:
         run_dir: The run folder.
+        repeated: KEY=VALUE of the command line; env.id, where it names a package.
         device: Device to use here instead of the stored one; None: the stored one.
 
     Returns:
         The stored options, with the usual llm.base_url and llm.key_variable.
 
     Raises:
-        BadInput: The file cannot be used; the key, or the file, is named.
+        BadInput: The file cannot be used, or has to be confirmed; the key, or the file, is named.
     """
     cfg = _options(_read(run_dir), run_dir, device)
+    command = f"lore-eval run={shlex.quote(str(run_dir))}"
+    _confirm(cfg, "env.id", dict(map(_split, repeated)), command, run_dir / NAME)
     usual = Config()
     cfg.llm.base_url, cfg.llm.key_variable = usual.llm.base_url, usual.llm.key_variable
     return cfg
+
+
+def _confirm(cfg: Config, key: str, given: Mapping[str, str], command: str, path: Path) -> None:
+    """Raise BadInput where a stored option of REPEATED has power, and the command line does not repeat it."""
+    stored, usual = _value(cfg, key), _value(Config(), key)
+    if key in given and given[key] != ("null" if stored is None else stored):
+        raise BadInput(key, f"is {stored!r} in {path}, which is taken as it is; leave it so")
+    has_power = ":" in stored if key == "env.id" else stored != usual
+    if has_power and key not in given:
+        raise BadInput(
+            key,
+            f"{path} {REPEATED[key]}; if {stored!r} is right, repeat it: "
+            f"{command} {key}={shlex.quote(str(stored))}",
+        )
 
 
 def _options(node: DictConfig, run_dir: Path, device: str | None) -> Config:

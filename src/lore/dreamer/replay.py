@@ -211,10 +211,10 @@ class ReplayBuffer:
         Raises:
             KeyError: The columns differ from those of this replay.
         """
-        count = len(next(iter(rows.values())))
-        slots = torch.arange(start, start + count, device=self.device) % self.ticks
         if rows.keys() != self.static.keys():
             raise KeyError(f"stored replay has columns {sorted(rows)}, this run has {sorted(self.static)}")
+        count = len(next(iter(rows.values())))
+        slots = torch.arange(start, start + count, device=self.device) % self.ticks
         for key, value in rows.items():
             self.static[key][slots] = value.to(self.device)
 

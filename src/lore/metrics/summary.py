@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from lore.base.files import write_atomic
 
 STATUSES = ("running", "finished", "failed", "interrupted")
 Curve = Sequence[Sequence[float]]
@@ -146,12 +147,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         TypeError: JSON cannot hold a value; the old file then stands.
     """
     text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
-    part = path.with_name(path.name + ".tmp")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, text)

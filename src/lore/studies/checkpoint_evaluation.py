@@ -23,7 +23,7 @@ from lore.envs.adapter import MiniGridAdapter
 from lore.envs.vector import EpisodicEnv
 from lore.metrics.sinks.activity import Activity
 from lore.training.build import build_advised_gate, build_agent
-from lore.training.checkpoint import load_state
+from lore.training.checkpoint import load_state, not_fitting
 from lore.training.evaluation import Evaluator, score, wilson_interval
 from lore.training.families import find_family
 from lore.training.old_checkpoints import upgrade
@@ -53,8 +53,7 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     if options.video and not isinstance(agent, DreamerV3Agent):
         raise BadInput("video", f"agent={cfg.agent.name} has no world model to film; leave video out")
     out = _film_folder(options) if options.video else None
-    state = _restore(agent, options, cfg)
-    env_step = state["envs"]["transitions"]
+    env_step, layouts = _restore(agent, options, cfg)
     checkpoint = f"step-{env_step:09d}"
 
     recorders: list[Recorder] = []
@@ -66,7 +65,7 @@ def evaluate_checkpoint(options: EvalOptions, cfg: Config) -> None:
     with Activity() as activity:
         show = partial(_show_episodes, activity)
         episodes = evaluator.run(agent, env_step, greedy, between=show)
-    result = score(episodes, set(state["progress"]["layouts"]))
+    result = score(episodes, layouts)
     low, high = wilson_interval(sum(e.success for e in episodes), len(episodes))
     if not sys.stdout.isatty():
         print(
@@ -133,20 +132,21 @@ def _film_folder(options: EvalOptions) -> Path:
     return folder
 
 
-def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions, cfg: Config) -> dict[str, Any]:
-    """Give the agent its stored weights; the state of the whole checkpoint."""
+def _restore(agent: DreamerV3Agent | RandomAgent, options: EvalOptions, cfg: Config) -> tuple[int, set[str]]:
+    """Give the agent its stored weights; return the checkpoint's step, and the layouts training has met."""
     try:
-        state = upgrade(load_state(Path(options.run), options.checkpoint, asdict(cfg)))
+        stored = load_state(Path(options.run), options.checkpoint, asdict(cfg))
     except (FileNotFoundError, Unreadable) as error:
         raise BadInput("checkpoint", str(error)) from error
-    stored = state["agent"]
-    if isinstance(agent, DreamerV3Agent):
-        stored = stored | {"rng": {}}  # training's streams are not used here, and may be another device's
-    try:
-        agent.load_state_dict(stored)
-    except ValueError as error:
-        raise BadInput("checkpoint", f"does not fit the run's config.yaml: {error}") from error
-    return state
+    with not_fitting("checkpoint", f"{options.run}, {options.checkpoint}"):
+        state = upgrade(stored)
+        weights = state["agent"]
+        if isinstance(agent, DreamerV3Agent):
+            weights = weights | {
+                "rng": {}
+            }  # training's streams are not used here, and may be another device's
+        agent.load_state_dict(weights)
+        return int(state["envs"]["transitions"]), set(state["progress"]["layouts"])
 
 
 def _recording(cfg: Config, recorders: list[Recorder]) -> Callable[[], EpisodicEnv]:

@@ -14,14 +14,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lore.base.files import Unreadable, read_json, set_aside, sync_folder
+from lore.base.errors import BadInput
+from lore.base.files import Unreadable, read_json, regular, set_aside, sync_folder
 from lore.dreamer.replay import ReplayBuffer
 from lore.training import manifest as sealing
 from lore.training.manifest import Digest, Manifest, piece_name
@@ -53,6 +55,7 @@ class Checkpoints:
         """
         self.run_dir, self.dir, self.replay = run_dir, run_dir / "checkpoints", replay
         self.config, self.say = dict(config or {}), say
+        self.loaded: Path | None = None  # the state that `load` returned
         self._pieces: dict[Segment, Digest | None] = {}  # [start, stop) ticks of the replay, oldest first
         self._record = sealing.Record(run_dir)
         self._writer = ThreadPoolExecutor(1, "checkpoints")
@@ -137,6 +140,7 @@ class Checkpoints:
             except Unreadable as error:
                 damaged[folder] = error
                 continue
+            self.loaded = folder / "state.pt"
             for path, why in damaged.items():
                 aside = set_aside(path)
                 self.say(f"{why}; going on from {folder.name}, the damaged one is kept as {aside.name}")
@@ -151,9 +155,21 @@ class Checkpoints:
         if self.replay is not None:
             for segment in _read_segments(folder):
                 name = f"rows/{piece_name(*segment)}"
-                self.replay.load_rows(segment[0], _read(sealing.locate(folder, name)))
+                path = sealing.locate(folder, name)
+                values = _read(path)
+                with not_fitting("resume", path):
+                    self.replay.load_rows(segment[0], values)
                 self._pieces[segment] = manifest.files.get(name) if manifest else None
-            self.replay.load_state_dict(_read(folder / "replay.pt"))
+            values = _read(folder / "replay.pt")
+            with not_fitting("resume", folder / "replay.pt"):
+                self.replay.load_state_dict(values)
+            held = range(self.replay.total - self.replay.filled, self.replay.total)
+            if held and (
+                not self._pieces or held[0] < min(self._pieces)[0] or max(self._pieces)[1] != held.stop
+            ):
+                raise Unreadable(
+                    f"{folder / 'segments.json'}: steps {held.start} to {held.stop} are not all in it"
+                )
         return state
 
     def _drop_overwritten(self, replay: ReplayBuffer) -> int:
@@ -291,6 +307,29 @@ def _write(path: Path, value: Any) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with open(path, "rb", opener=regular) as file:
+            return torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file; the cause is kept
         raise Unreadable(f"{path}: cannot be read ({type(error).__name__})") from error
+
+
+@contextmanager
+def not_fitting(key: str, name: object) -> Iterator[None]:
+    """Within it, a stored state that its part cannot take is refused by name; the cause is kept.
+
+    Args:
+        key: The option that names the run, for the error.
+        name: The file, for the error.
+
+    Raises:
+        BadInput: A key is missing, or a value has another type or shape.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        why = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise BadInput(
+            key, f"{name}: holds no state of this run ({why}); put back a copy of this checkpoint"
+        ) from error

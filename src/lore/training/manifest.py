@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lore.base.errors import BadInput
-from lore.base.files import Unreadable, read_json, write_atomic
+from lore.base.files import Unreadable, read_json, regular, write_atomic
 from lore.config.options import Config
 
 NAME = "manifest.json"
@@ -111,7 +111,7 @@ def digest_file(path: Path) -> Digest:
         Unreadable: The file is missing or cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             digest = hashlib.file_digest(file, "sha256")
             return Digest(file.tell(), digest.hexdigest())
     except OSError as error:
@@ -346,7 +346,7 @@ def _check_record(run_dir: Path, folder: Path, manifest: Manifest) -> None:
 def _update(digest: Any, path: Path, start: int, stop: int) -> None:
     """Feed bytes [start, stop) of a file to a digest."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             file.seek(start)
             while start < stop:
                 block = file.read(min(1 << 20, stop - start))

@@ -19,6 +19,7 @@ from typing import Any
 from lore.base.errors import BadInput, out_of_space
 from lore.base.files import Unreadable, read_json, set_aside, write_atomic
 from lore.base.lock import hold
+from lore.base.machine import allotted_cores
 from lore.base.secrets import mask
 from lore.config.options import Config
 from lore.training import manifest
@@ -151,6 +152,7 @@ def write_resume(run_dir: Path, config_yaml: str, cfg: Config, command: Sequence
     write_atomic(run_dir / CONFIG, config_yaml)
     path = run_dir / PROVENANCE
     record = _read_or_set_aside(path, {"resumed": list}) if path.exists() else {}
+    _summary(run_dir)  # what cannot be replaced at the end is set aside now
     record.setdefault("resumed", []).append(provenance(command))
     write_atomic(path, json.dumps(record, indent=2) + "\n")
 
@@ -169,7 +171,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **_checkout(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "machine": {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()},
+        "machine": {"system": platform.platform(), "cpu": _cpu(), **_cores()},
     }
 
 
@@ -233,9 +235,20 @@ def release_unused(run_dir: Path) -> bool:
         Whether nothing had been written, so that the folder was given back.
     """
     config = run_dir / CONFIG
-    if (config.exists() and config.stat().st_size) or _used(run_dir):
+    if config.exists() and config.stat().st_size:
         return False
-    for name in (CONFIG, PROVENANCE, SUMMARY, "error.txt"):
+    return withdraw(run_dir)
+
+
+def withdraw(run_dir: Path) -> bool:
+    """Remove what a new run wrote before its first row, checkpoint or ask. Returns whether that was all.
+
+    A run that is refused then leaves nothing: the same folder can be named again, with better options.
+    """
+    kept = [name for name in manifest.RECORD if (run_dir / name).exists() and (run_dir / name).stat().st_size]
+    if kept or _used(run_dir):
+        return False
+    for name in (CONFIG, PROVENANCE, SUMMARY, "error.txt", *manifest.RECORD):
         (run_dir / name).unlink(missing_ok=True)
     discard_empty(run_dir)
     return True
@@ -312,6 +325,11 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _cores() -> dict[str, int | None]:
+    """Cores of the machine, and how many of them this process may use."""
+    return {"cores": os.cpu_count(), "allotted_cores": allotted_cores()}
 
 
 def _cpu() -> str:

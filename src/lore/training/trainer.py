@@ -21,7 +21,7 @@ from lore.metrics.summary import make_summary
 from lore.training import build
 from lore.training.acting import GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
-from lore.training.checkpoint import Checkpoints
+from lore.training.checkpoint import Checkpoints, not_fitting
 from lore.training.collector import Collector
 from lore.training.evaluation import Evaluator, score
 from lore.training.exploration_noise import ActionNoise
@@ -128,9 +128,9 @@ class Trainer:
             "collector": self.collector,
             "skills": skills,
             "metrics": self.metrics,
-            "logger": logger,
             "progress": self.progress,
             "rng": rng,
+            "logger": logger,  # the last to be loaded: it drops rows
         }
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.checkpoints = Checkpoints(run_dir, self.replay, asdict(cfg), logger.say)
@@ -302,7 +302,8 @@ class Trainer:
             self.save()
             self.checkpoints.wait()  # rows without a checkpoint would be nobody's
         else:
-            self.load_state_dict(state)
+            with not_fitting("resume", self.checkpoints.loaded):
+                self.load_state_dict(state)
             self.saved = self._now()
 
     def _now(self) -> tuple[int, int, list[str]]:
