@@ -40,7 +40,8 @@ class MemberMLP(nn.Module):
             (K, N, fan_out), in the type of x.
         """
         x = x.detach()
-        if not fused.needs_grad(*self.parameters()) and fused.native_kernel("members", x) is not None:
+        learns = fused.needs_grad(self.weight_in)
+        if not learns and fused.native_kernel("members", x) is not None:
             return self._few(x) if len(x) < products.ONEDNN_ROWS else self._many(x)
         hidden = torch.matmul(x, self.weight_in) + self.bias_in  # (K, N, units)
         hidden = F.silu(F.rms_norm(hidden, (hidden.shape[-1],), eps=NORM_EPS) * self.scale)
