@@ -28,7 +28,8 @@ def hold(folder: Path, key: str = "run.dir", say: Callable[[str], None] = print)
 
     The lock is the kernel's (flock) on the file `.lock` in the folder, so nothing is left to clean up after
     a crash: the file alone locks nothing. A file system without locks gets one in the folder for temporary
-    files instead, which the processes of this machine respect, and that is said.
+    files instead, which the processes of this machine respect, and that is said. Where no folder can be
+    locked, the block runs unprotected, and that is said too.
 
     Args:
         folder: An existing folder.
@@ -65,14 +66,25 @@ def _acquire(folder: Path, key: str, say: Callable[[str], None]) -> int:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            path = _local(folder)
-            handle = _lock(path, folder, key)
-            say(f"{folder} is on a file system without locks; only on this machine is it kept from others")
-            return handle
+            return _lock_elsewhere(folder, key, say)
     except OSError as error:
         if out_of_space(error):
             raise
         raise BadInput(key, f"cannot write to {str(path)!r}: {error.strerror}") from error
+
+
+def _lock_elsewhere(folder: Path, key: str, say: Callable[[str], None]) -> int:
+    """The open file that stands for a folder of a file system without locks."""
+    path = _local(folder)
+    try:
+        handle = _lock(path, folder, key)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        say(f"{folder}: no file can be locked here; start no second process on this folder")
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    say(f"{folder} is on a file system without locks; only on this machine is it kept from others")
+    return handle
 
 
 def _lock(path: Path, folder: Path, key: str) -> int:

@@ -56,9 +56,9 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(capfd: pytest.CaptureFixture[str], *overrides: str) -> str:
-    started = time.monotonic()
+    started = time.process_time()  # not what other programs took
     assert cli.main(list(overrides)) == cli.BAD_INPUT
-    assert time.monotonic() - started < QUICK_S
+    assert time.process_time() - started < QUICK_S
     line = capfd.readouterr().err.strip()
     assert "\n" not in line
     return line.removeprefix("lore-train: ")
@@ -124,7 +124,8 @@ def test_a_key_that_is_gone_at_resume_is_refused_and_the_folder_stays_as_it_was(
     capfd.readouterr()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    line = refused(capfd, f"resume={folder}", "run.steps=60")
+    server = [option for option in runs.DEAD if option.startswith("llm.base_url=")]
+    line = refused(capfd, f"resume={folder}", "run.steps=60", *server)
     assert line.startswith("llm.key_variable: ") and "ANTHROPIC_API_KEY is not set" in line
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
