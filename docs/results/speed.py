@@ -2,6 +2,7 @@
 
 python docs/results/speed.py            # the figure, from speed.jsonl beside this file
 python docs/results/speed.py measure    # speed.jsonl first: about ten minutes on one idle core
+python docs/results/speed.py letters    # arms A and E in turn: a gradient step, acting, an environment step
 """
 
 from __future__ import annotations
@@ -71,6 +72,61 @@ def acting(envs: int, steps: int = 2000) -> float:
     return (time.perf_counter() - started) / (steps // envs * envs)
 
 
+def letters(rounds: int = 14) -> dict:
+    """Milliseconds of this thread: a gradient step and acting, each [least, lower decile, median]."""
+    import tempfile
+    from dataclasses import asdict
+
+    import torch
+
+    from lore.base.allocator import keep_freed_memory
+    from lore.config.compose import compose
+    from lore.metrics.logger import RunLogger
+    from lore.training.trainer import Trainer
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+
+    def make(arm: str) -> Trainer:
+        folder = Path(tempfile.mkdtemp())
+        cfg = compose([f"+ablation={arm}", "run.steps=100000", "run.eval_every=0", "run.save_every=1000000"])
+        return Trainer(cfg, folder, RunLogger(folder, cfg.logger, asdict(cfg), arm=arm))
+
+    def learn(trainer: Trainer) -> None:
+        batch = trainer.replay.sample(trainer.cfg.agent.batch_size, trainer.cfg.agent.seq_len, 0.0)
+        _, latent = trainer.learner.update(batch)
+        trainer.replay.refresh(batch.index, latent)
+
+    def milliseconds(work, *args) -> float:
+        began = time.thread_time()
+        work(*args)
+        return 1e3 * (time.thread_time() - began)
+
+    trainers = {arm: make(arm) for arm in "AE"}
+    for trainer in trainers.values():
+        while trainer.env_step < 300:
+            trainer.act()
+        for _ in range(3):
+            learn(trainer)
+    trainers["E"].learner.guide.gate.calibrated = 10**6  # after the updates that measure the norms
+    steps, acts = {arm: [] for arm in trainers}, {arm: [] for arm in trainers}
+    for _ in range(rounds):
+        for arm, trainer in trainers.items():
+            steps[arm].append(milliseconds(learn, trainer))
+        for arm, trainer in trainers.items():
+            trainer.act()  # the caches are of another arm
+            acts[arm] += [milliseconds(trainer.act) for _ in range(7)]
+    share = trainers["A"].cfg.agent.train_ratio / (8 * 32)  # gradient steps an environment step
+
+    def three(values: list[float]) -> np.ndarray:
+        return np.quantile(values, [0.0, 0.1, 0.5])
+
+    whole = {arm: three(acts[arm]) + share * three(steps[arm]) for arm in trainers}
+    rows = {f"gradient step {arm}": three(steps[arm]) for arm in trainers}
+    rows |= {f"acting {arm}": three(acts[arm]) for arm in trainers} | {"E over A": whole["E"] / whole["A"]}
+    return {name: values.round(3).tolist() for name, values in rows.items()}
+
+
 def measure_all() -> None:
     with open(DATA, "w", encoding="utf-8") as file:
         for dtype in ("bfloat16", "float32"):
@@ -117,4 +173,7 @@ def draw() -> None:
 if __name__ == "__main__":
     if "measure" in sys.argv[1:]:
         measure_all()
-    draw()
+    if "letters" in sys.argv[1:]:
+        print(json.dumps(letters()))
+    else:
+        draw()
