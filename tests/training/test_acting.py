@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from lore.base.errors import BadInput
 from lore.base.rng import generator
 from lore.base.types import Belief, Carry, Latent, Prior
 from lore.config.options import EnvOptions, ExploreOptions, GateOptions
 from lore.envs import make_env, make_vec
 from lore.envs.actions import valid_actions
-from lore.gate import FixedGate, UncertaintyGate
+from lore.gate import FixedGate, Opening, UncertaintyGate
 from lore.llm.asking.controller import prior_logits
 from lore.training.acting import Decision, Guidance, GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
@@ -201,3 +202,41 @@ def test_the_meter_counts_what_was_decided_and_goes_on_after_a_resume() -> None:
     assert row["llm/prior_share"] == row["llm/source/plan"] == 1.0
     assert "uncertainty_gate/avg_beta" not in whole.result()  # the window began afresh
     assert whole.influence()["llm/prior_share"] == 1.0  # the run did not
+
+
+class Returning(FixedGate):
+    """A gate of a user's own, with a bug."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__(GateOptions(name="mine"))
+        self.returned = returned
+
+    def open(self, logits: Any, doubt: Any, latched: Any, env_step: int) -> Any:
+        return self.returned
+
+
+OPEN, BETA = torch.ones(2, dtype=torch.bool), torch.full((2,), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("returned", "right"),
+    [
+        (Opening(torch.tensor([0.3, float("nan")]), OPEN, {}), "beta finite and at least 0"),
+        (Opening(torch.tensor([0.3, float("inf")]), OPEN, {}), "beta finite and at least 0"),
+        (Opening(torch.tensor([0.3, -0.1]), OPEN, {}), "beta finite and at least 0"),
+        (Opening(torch.tensor(0.3), OPEN, {}), "beta as a float tensor of shape (2,)"),
+        (Opening(torch.ones(2, dtype=torch.int64), OPEN, {}), "beta as a float tensor of shape (2,)"),
+        (Opening(0.3, OPEN, {}), "beta as a float tensor of shape (2,)"),
+        (Opening(BETA, True, {}), "latched as a bool tensor of shape (2,)"),
+        (Opening(BETA, BETA, {}), "latched as a bool tensor of shape (2,)"),
+        (Opening(BETA, OPEN[:1], {}), "latched as a bool tensor of shape (2,)"),
+        (Opening(BETA, OPEN, {"u": 0.5}), "the term u as a tensor of shape (2,)"),
+        (BETA, "an Opening"),
+    ],
+)
+def test_a_gate_that_returns_nonsense_is_refused_by_name(returned: Any, right: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        play(Guidance(Returning(returned), Saying(DECIDED)), steps=1)
+    assert str(refused.value).startswith(
+        f"gate.name: `open` of gate 'mine' must return {right}; it returned "
+    )

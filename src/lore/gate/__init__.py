@@ -7,9 +7,10 @@ import torch
 from lore.base.plugins import load
 from lore.config.options import GateOptions
 from lore.config.plugins import GATE_GROUP, GATES
-from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, Opening, UncertaintyGate
+from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, UncertaintyGate
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, divergence, mix
+from lore.gate.opening import Opening, check_opening
 
 __all__ = [
     "GATES",
@@ -22,6 +23,7 @@ __all__ = [
     "UncertaintyGate",
     "build_gate",
     "centred",
+    "check_opening",
     "divergence",
     "mix",
 ]

@@ -16,25 +16,11 @@ from lore.base.types import Prior
 from lore.config.options import GateOptions
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, mix
+from lore.gate.opening import Opening
 from lore.gate.temperature import build_temperature
 
 CLIP = 2.0  # a term of u never counts as more than this times its frozen mean
 FLOORS = {"value_var": 0.05**2}  # smallest norms: before a reward was seen all critics say 0, and agree
-
-
-@dataclass
-class Opening:
-    """What a gate makes of N states.
-
-    Attributes:
-        beta: How strongly advice would act, (N,).
-        latched: Whether new advice may be asked for, (N,) bool.
-        terms: u and the terms that it is made of, name -> (N,), for the metrics.
-    """
-
-    beta: Tensor
-    latched: Tensor
-    terms: dict[str, Tensor]
 
 
 @dataclass

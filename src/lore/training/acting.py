@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lore.base.types import Belief, Carry, GridState, Latent, ObsSpec, Prior
-from lore.gate import Gate, Mixed, Opening
+from lore.gate import Gate, Mixed, Opening, check_opening
 from lore.nn import fused
 from lore.training.exploration_noise import ActionNoise
 
@@ -215,7 +215,8 @@ class GuidedPolicy:
         latched = (
             torch.zeros_like(decision.action, dtype=torch.bool) if carry.latched is None else carry.latched
         )
-        opening = gate.open(belief.logits, doubt, latched, env_step)
+        opened = gate.open(belief.logits, doubt, latched, env_step)
+        opening = check_opening(opened, len(belief.logits), gate.options.name, gate.follows)
         after.latched, after.value = opening.latched, agent.value(belief.feat)
         prior = advice.adviser.advise(
             states,
