@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from tests import runs
 
 from lore.base.errors import BadInput
+from lore.base.types import Belief, Prior
 from lore.config.compose import compose
+from lore.config.options import GateOptions
+from lore.gate import Gate, Opening, build_gate
+from lore.training.acting import Decision
 from lore.training.advice_meter import CLEAR, AdviceMeter, clear_changes
 
 DOORKEY = ["agent=prior", "env=doorkey5", "env.max_steps=100", "run.eval_episodes=10", "run.eval_every=500"]
@@ -120,12 +124,34 @@ def test_the_summary_counts_clear_changes_apart_and_resume_goes_on_counting(tmp_
 
 
 def test_a_checkpoint_of_an_older_version_leaves_the_share_unknown() -> None:
-    from lore.config.options import GateOptions
-    from lore.gate import build_gate
-
     meter = AdviceMeter(build_gate(GateOptions(), "cpu"))
     assert meter.totals()["llm/clear_change_share"] == 0.0
     state = meter.state_dict()
     del state["changes"]
     meter.load_state_dict(state)
     assert "llm/clear_change_share" not in meter.totals()
+
+
+def test_saturation_is_absent_where_a_gate_has_no_largest_beta() -> None:
+    """And the terms of a gate of one's own are metrics."""
+
+    class Unbounded(Gate):
+        pass
+
+    class Bounded(Gate):
+        beta_max = 2.0
+
+    belief = Belief(torch.zeros(1, 3), torch.zeros(1, 1))
+    prior = Prior(
+        torch.zeros(1, 3),
+        torch.ones(1, 3, dtype=torch.bool),
+        torch.ones(1),
+        torch.zeros(1, dtype=torch.uint8),
+    )
+    opening = Opening(torch.tensor([0.5]), torch.ones(1, dtype=torch.bool), {"mood": torch.tensor([7.0])})
+    for made, saturation in ((Unbounded, None), (Bounded, 0.25)):
+        meter = AdviceMeter(made(GateOptions()))
+        meter.add(Decision(torch.zeros(1), belief.logits, belief, prior, opening), [False])
+        row = meter.result()
+        assert row.get("uncertainty_gate/beta_saturation") == saturation
+        assert row["uncertainty_gate/avg_beta"] == 0.5 and row["uncertainty_gate/mood"] == 7.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lore.base.plugins import load
+from lore.base.errors import BadInput
+from lore.base.plugins import faults_of_call, load, refuse_faulty
 from lore.config.options import GateOptions
 from lore.config.plugins import GATE_GROUP, GATES
 from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, UncertaintyGate
@@ -40,8 +41,29 @@ def build_gate(options: GateOptions, device: torch.device | str = "cpu") -> Gate
         The gate; None for `none`.
 
     Raises:
-        BadInput: `gate.name` is unknown, claimed twice or cannot be imported.
+        BadInput: `gate.name` is unknown, claimed twice or cannot be imported, or what it stands for is no
+            gate; `gate.members` is given to a gate of a user's own that does not read it.
     """
-    if options.name == "none":
+    name = options.name
+    if name == "none":
         return None
-    return load(GATE_GROUP, GATES, options.name, "gate.name", "gate")(options, device)
+    factory = load(GATE_GROUP, GATES, name, "gate.name", "gate")
+    _refuse(name, faults_of_call(factory, "the options of the group gate and a device", 2))
+    gate = factory(options, device)
+    if not isinstance(gate, Gate):
+        _refuse(name, ["it is not derived from lore.gate.Gate"])
+    elif type(gate).open is Gate.open:
+        _refuse(name, ["it has no method open"])
+    elif not hasattr(gate, "kl"):
+        _refuse(name, ["its __init__ does not call super().__init__(options, device)"])
+    if name not in GATES and options.members not in (GateOptions.members, gate.members):
+        raise BadInput(
+            "gate.members",
+            f"gate {name!r} does not read it; set self.members = options.members in its __init__",
+        )
+    return gate
+
+
+def _refuse(name: str, faults: list[str]) -> None:
+    """Raise BadInput if anything is wrong with the gate of that name."""
+    refuse_faulty(GATE_GROUP, GATES, name, "gate.name", "gate", faults, "docs/gate.md")

@@ -43,7 +43,7 @@ class Gate:
 
     Attributes:
         members: Networks in each of the two ensembles whose doubt it reads; 0: it reads none.
-        beta_max: Largest beta.
+        beta_max: Largest beta; infinite where it is not known.
         dropout: Share of training steps acted without advice.
         follows: Whether advice alone acts, unmixed.
     """

@@ -116,7 +116,9 @@ class AdviceMeter:
             mean = statistics.fmean(betas)
             row["uncertainty_gate/avg_beta"] = mean
             row["uncertainty_gate/beta_std"] = statistics.pstdev(betas)
-            row["uncertainty_gate/beta_saturation"] = mean / self.gate.beta_max if self.gate.beta_max else 0.0
+            largest = self.gate.beta_max
+            if math.isfinite(largest):
+                row["uncertainty_gate/beta_saturation"] = mean / largest if largest else 0.0
         if kl:
             row["uncertainty_gate/avg_kl"] = statistics.fmean(kl)
             above = sum(value > self.gate.delta_target for value in kl)

@@ -12,10 +12,8 @@ from torch import nn
 
 from lore.base.errors import BadInput
 from lore.base.files import user_path
-from lore.base.plugins import load
 from lore.base.types import ObsSpec
 from lore.config.options import Config, LLMOptions
-from lore.config.plugins import GATE_GROUP, GATES
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
 from lore.envs.vector import VectorEnv
@@ -77,11 +75,11 @@ def check_plugins(cfg: Config) -> None:
         cfg: options of the run.
 
     Raises:
-        BadInput: there is no such gate or provider, the provider's own check refuses, or asking would cost
-            money without a limit.
+        BadInput: There is no such gate or provider, it lacks something, the provider's own check refuses, or
+            asking would cost money without a limit.
     """
     if is_advised(cfg):
-        load(GATE_GROUP, GATES, cfg.gate.name, "gate.name", "gate")
+        build_gate(cfg.gate)
         check_provider(cfg.llm)
         _check_budget(may_cost_money(cfg.llm), cfg.llm)
 

@@ -13,7 +13,8 @@ from tests.llm.providers.test_providers import install
 from lore.base.errors import BadInput
 from lore.cli import train as cli
 from lore.config.compose import compose
-from lore.config.options import LLMOptions, PriceOptions
+from lore.config.options import GateOptions, LLMOptions, PriceOptions
+from lore.gate import build_gate
 from lore.llm.providers import FREE_CONTROLS, PROVIDERS, local, may_cost_money
 from lore.training.build import check_plugins
 
@@ -128,6 +129,90 @@ def test_a_key_that_is_gone_at_resume_is_refused_and_the_folder_stays_as_it_was(
     line = refused(capfd, f"resume={folder}", "run.steps=60", *server)
     assert line.startswith("llm.key_variable: ") and "ANTHROPIC_API_KEY is not set" in line
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# plug-ins of other kinds than asked for
+
+WRONG = """
+from lore.gate import Gate
+class Nothing: pass
+class Mute:
+    name, model, paid, privileged = "mute", "one", False, False
+    def __init__(self, options): pass
+    def identity(self): return "mute"
+    def max_cost_usd(self, request): return 0.0
+class Late:
+    paid = False
+    def __init__(self, options): pass
+    def identity(self): return "late"
+    def max_cost_usd(self, request): return 0.0
+    def ask(self, request): raise AssertionError
+thing = 3
+class Shut(Gate): pass
+class Orphan(Gate):
+    def __init__(self, options, device="cpu"): pass
+    def open(self, logits, doubt, latched, env_step): raise AssertionError
+class Deaf(Gate):
+    members = 3
+    def open(self, logits, doubt, latched, env_step): raise AssertionError
+class Hearing(Deaf):
+    def __init__(self, options, device="cpu"):
+        super().__init__(options, device)
+        self.members = options.members
+"""
+NOT_WHAT_WAS_ASKED = {
+    "llm.provider=nothing": (
+        "llm.provider: 'nothing' (wrong:Nothing) is no adviser: it has no method identity; it has no method "
+        "ask; it has no method max_cost_usd; it does not take the options of the group llm (too many "
+        "positional arguments). See docs/advisers.md"
+    ),
+    "llm.provider=mute": "llm.provider: 'mute' (wrong:Mute) is no adviser: it has no method ask. See ",
+    "llm.provider=late": (
+        "llm.provider: 'late' (wrong:Late) is no adviser: it has no attribute name; it has no attribute "
+        "model; it has no attribute privileged. See "
+    ),
+    "llm.provider=thing": "llm.provider: 'thing' (wrong:thing) is no adviser: it is neither a class nor a ",
+    "gate.name=nothing": "gate.name: 'nothing' (wrong:Nothing) is no gate: it does not take the options ",
+    "gate.name=late": "gate.name: 'late' (wrong:Late) is no gate: it does not take the options of the ",
+    "gate.name=shut": "gate.name: 'shut' (wrong:Shut) is no gate: it has no method open. See docs/gate.md",
+    "gate.name=orphan": "gate.name: 'orphan' (wrong:Orphan) is no gate: its __init__ does not call super()",
+    "gate.name=deaf gate.members=2": "gate.members: gate 'deaf' does not read it; set self.members = ",
+}
+
+
+@pytest.fixture
+def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    names = ("Nothing", "Mute", "Late", "thing", "Shut", "Orphan", "Deaf", "Hearing")
+    points = {name.lower(): f"wrong:{name}" for name in names}
+    install(site, "wrong", points, WRONG)
+    listed = site / "wrong-1.0.dist-info" / "entry_points.txt"
+    text = listed.read_text()
+    listed.write_text(text + text.replace("lore.providers", "lore.gates"))
+    monkeypatch.syspath_prepend(site)
+
+
+@pytest.mark.parametrize("typed", NOT_WHAT_WAS_ASKED)
+def test_a_plug_in_that_lacks_something_is_refused_by_its_entry_point(
+    typed: str,
+    wrong: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    line = refused(capfd, *runs.TINY, "llm=scripted", *typed.split())
+    assert line.startswith(NOT_WHAT_WAS_ASKED[typed])
+    assert [path for path in work.rglob("*") if path.is_file()] == []
+
+
+def test_a_gate_of_ones_own_may_read_the_number_of_members(wrong: None) -> None:
+    for name, members in (("deaf", 3), ("deaf", 5), ("hearing", 2)):  # 5: not given
+        gate = build_gate(GateOptions(name=name, members=members))
+        assert gate is not None and gate.members == (3 if name == "deaf" else 2)
 
 
 # money

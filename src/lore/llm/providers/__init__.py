@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from lore.base.plugins import load
+from lore.base.plugins import faults_of_call, load, missing, refuse_faulty
 from lore.config.plugins import PROVIDER_GROUP, PROVIDERS
 from lore.llm.request import FAILURES, Provider, ProviderError, Reply, Request
 
@@ -23,6 +23,8 @@ __all__ = [
 
 FREE_CONTROLS = ("adversarial", "none", "oracle", "shuffled", "uniform")
 """Rows of PROVIDERS that are functions, and so have no attribute `paid`."""
+ATTRIBUTES, METHODS = ("name", "model", "paid", "privileged"), ("identity", "ask", "max_cost_usd")
+"""What every provider has; see Provider."""
 
 
 class Named(Protocol):
@@ -47,10 +49,13 @@ def build_provider(options: Named) -> Provider:
         The provider, ready to be asked.
 
     Raises:
-        BadInput: See `check_provider`. Whatever the factory raises is passed on.
+        BadInput: See `check_provider`; or the provider lacks something. Whatever the factory raises is passed
+            on.
     """
     check_provider(options)
-    return _factory(options)(options)
+    provider = _factory(options)(options)
+    _refuse(options, missing(provider, ATTRIBUTES, METHODS))
+    return provider
 
 
 def check_provider(options: Named) -> None:
@@ -63,9 +68,13 @@ def check_provider(options: Named) -> None:
         options: The options of the group `llm`.
 
     Raises:
-        BadInput: The name is unknown, claimed twice or cannot be imported, or the provider's check refuses.
+        BadInput: The name is unknown, claimed twice or cannot be imported, what it stands for is no provider,
+            or the provider's check refuses.
     """
-    check = getattr(_factory(options), "check", None)
+    factory = _factory(options)
+    lacking = missing(factory, (), METHODS) if isinstance(factory, type) else []
+    _refuse(options, [*lacking, *faults_of_call(factory, "the options of the group llm", 1)])
+    check = getattr(factory, "check", None)
     if check is not None:
         check(options)
 
@@ -85,6 +94,12 @@ def may_cost_money(options: Priced) -> bool:
     if options.prices is not None and not any(vars(options.prices).values()):
         return False
     return bool(getattr(_factory(options), "paid", options.provider not in FREE_CONTROLS))
+
+
+def _refuse(options: Named, faults: list[str]) -> None:
+    """Raise BadInput if anything is wrong with the provider."""
+    name = options.provider
+    refuse_faulty(PROVIDER_GROUP, PROVIDERS, name, "llm.provider", "adviser", faults, "docs/advisers.md")
 
 
 def _factory(options: Named) -> Callable[[Named], Provider]:
