@@ -170,6 +170,19 @@ def test_no_mistake_of_the_table_needs_torch(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == len(TABLE) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("typed", ["env.id=MiniGrid-Foo-v0", "llm=recorded", "+ablation=E llm=anthropic"])
+def test_a_run_that_is_refused_is_not_announced(
+    typed: str, main: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lore.cli.train import main as train
+
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert train(["+preset=debug", *typed.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1, captured
+    assert not list(main.iterdir())
+
+
 def test_flags_may_stand_anywhere(main: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lore.cli.train import main as train
 

@@ -80,11 +80,14 @@ def test_the_jobs_end_with_their_parent_and_are_saved(number: int, tmp_path: Pat
         for pid in alive(parent.pid):
             os.kill(pid, signal.SIGKILL)
     assert [runs.summary(run)["status"] for run in first] == ["interrupted"] * 2, output
-    assert not (sweep / "job2" / "config.yaml").exists()
-    assert all("go on with lore-train resume=" in (run / "output.txt").read_text() for run in first)
+    assert all("lore-train resume=" in (run / "output.txt").read_text() for run in first)
     if number == signal.SIGTERM:
         assert parent.returncode == INTERRUPTED, output
         assert "SIGTERM: the jobs that run are saved" in output and "job0 interrupted" in output
+        assert "Error executing job" not in output and not (sweep / "job2").exists()
+        last = output.splitlines()[-1]
+        assert all(last.count(f"lore-train resume={run}") == 1 for run in first)
+        assert "1 job never started: seed=2; the same command" in last
         assert seconds < 5
     at = runs.summary(first[0])["env_steps"]
     assert cli.main([f"resume={first[0]}", f"run.steps={at + 20}"]) == DONE

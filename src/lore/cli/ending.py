@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lore.base.commands import command_line
 from lore.base.errors import BadInput, out_of_space
 from lore.base.streams import lost_output
 from lore.cli.guard import DONE, FAILED, brief, debug, refuse, say_interrupted
@@ -68,6 +68,6 @@ def report_failure(command: str, run_dir: Path, error: Exception, trace: Path | 
     elif run_folder.release_unused(run_dir):
         print(f"{command}: {reason}: {run_dir}; make room, then start it again", file=sys.stderr, flush=True)
     else:
-        rest = f"{command} resume={shlex.quote(str(run_dir))}"
+        rest = command_line(command, f"resume={run_dir}")
         print(f"{command}: {reason}: {run_dir}; make room, then {rest}", file=sys.stderr, flush=True)
     return FAILED

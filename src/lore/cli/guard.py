@@ -6,12 +6,12 @@ Exit status: 0 done, 1 failed while running, 2 bad input (one line on stderr), 1
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lore
+from lore.base.commands import command_line
 from lore.base.errors import BadInput
 from lore.base.secrets import mask, refuse_secret_arguments
 from lore.base.streams import lost_output, protect_streams
@@ -105,7 +105,7 @@ def say_interrupted(command: str, run_dir: Path | None = None) -> int:
     Returns:
         The exit status, 130.
     """
-    rest = f"; go on with lore-train resume={shlex.quote(str(run_dir))}" if run_dir else ""
+    rest = f"; go on with {command_line('lore-train', f'resume={run_dir}')}" if run_dir else ""
     print(f"{command}: interrupted{rest}", file=sys.stderr, flush=True)
     return INTERRUPTED
 

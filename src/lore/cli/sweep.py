@@ -1,7 +1,8 @@
 """A parallel sweep: its jobs stop and end with the process that started them, and one table shows them all.
 
 The two sides meet in a temporary folder that the parent names in the environment: each job leaves a card
-there (NUMBER.job at its start, NUMBER.end at its end), the parent a file `stop`.
+there (NUMBER.job at its start, NUMBER.end at its end, NUMBER.waiting where it did not start), the parent a
+file `stop`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
-from lore.base.files import write_atomic
-from lore.cli.guard import INTERRUPTED
+from lore.base.commands import command_line
+from lore.base.files import read_json, write_atomic
+from lore.cli.guard import DONE, FAILED, INTERRUPTED
+from lore.training.run_folder import discard_empty
 from lore.training.signals import NAMES, stop_on_signals
 
 VARIABLE = "LORE_SWEEP"  # PID:FOLDER of the parent
 POLL_S = 0.5
+LISTED = 4  # jobs that a message names
 LAUNCHERS = ("hydra/launcher=parallel", "hydra/launcher=joblib")
 
 
@@ -38,11 +42,14 @@ def is_parallel(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def lead() -> Iterator[None]:
+def lead() -> Iterator[Path]:
     """Show the jobs while the parent launches them, and pass a signal on to them as a wish to stop.
 
     The first signal lets every job save and keeps the waiting ones from starting; Ctrl-C after that raises
     KeyboardInterrupt, and the launcher kills what still runs.
+
+    Yields:
+        The folder of the jobs' cards, for `report_ends`.
     """
     folder = Path(tempfile.mkdtemp(prefix="lore-sweep-"))
     over = threading.Event()
@@ -52,7 +59,7 @@ def lead() -> Iterator[None]:
             thread = threading.Thread(target=_attend, args=(folder, lambda: stop.signal, over), daemon=True)
             thread.start()
             try:
-                yield
+                yield folder
             finally:
                 over.set()
                 thread.join()
@@ -76,6 +83,53 @@ def _attend(folder: Path, asked: Callable[[], str], over: threading.Event) -> No
     table.close()
 
 
+def report_ends(command: str, folder: Path) -> int:
+    """Say on stderr which jobs failed, which were interrupted and how they go on, and which never started.
+
+    Args:
+        command: Name of the command.
+        folder: Folder of the jobs' cards.
+
+    Returns:
+        The exit status of the sweep: 0, or that of its jobs; a failure goes before an interruption.
+    """
+    cards = {path.stem: read_json(path) for path in sorted(folder.glob("*.job"), key=lambda p: int(p.stem))}
+    ends = {path.stem: read_json(path)["status"] for path in folder.glob("*.end")}
+    by_status: dict[int, list[Path]] = {}
+    for number, card in cards.items():
+        by_status.setdefault(ends.get(number, FAILED), []).append(Path(card["run_dir"]))
+    waiting = [read_json(path) for path in sorted(folder.glob("*.waiting"), key=lambda p: int(p.stem))]
+    failed, saved = by_status.get(FAILED, []), by_status.get(INTERRUPTED, [])
+    if failed:
+        text = f"failed: {', '.join(path.name for path in failed)}; the others are in {failed[0].parent}"
+        print(f"{command}: {text}", file=sys.stderr, flush=True)
+    if saved or waiting:
+        said = ["interrupted"]
+        if saved:
+            ways = _some([command_line(command, f"resume={path}") for path in saved])
+            said.append(f"{_jobs(len(saved))} saved, to go on with: {ways}")
+        if waiting:
+            shared = set.intersection(*(set(card["overrides"]) for card in [*cards.values(), *waiting]))
+            own = [[text for text in card["overrides"] if text not in shared] for card in waiting]
+            said.append(f"{_jobs(len(waiting))} never started: {_some([' '.join(texts) for texts in own])}")
+            said.append("the same command starts every job anew, in a new folder")
+        print(f"{command}: {'; '.join(said)}", file=sys.stderr, flush=True)
+    for status in (FAILED, INTERRUPTED):
+        if status in by_status:
+            return status
+    return INTERRUPTED if waiting else max(by_status, default=DONE)
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    more = len(texts) - LISTED
+    return ", ".join(texts[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 class Worker:
     """Looks after the job that a process of a parallel sweep runs.
 
@@ -88,21 +142,25 @@ class Worker:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def run(self, number: int, run_dir: Path, work: Callable[[], int]) -> int:
+    def run(self, number: int, run_dir: Path, overrides: Sequence[str], work: Callable[[], int]) -> int:
         """Do a job. Its output goes to a file in the run folder, apart from that of the other jobs.
 
         Args:
             number: Number of the job in the sweep.
             run_dir: The run folder.
+            overrides: KEY=VALUE of the job.
             work: Does the job; it returns an exit status.
 
         Returns:
             The exit status of the job; 130 at once, without the job, where the sweep is to stop.
         """
+        card: dict[str, object] = {"run_dir": str(run_dir), "overrides": list(overrides)}
         if self._is_over():
+            self._leave(f"{number}.waiting", card)
+            discard_empty(run_dir)
             return INTERRUPTED
         output = self.folder / f"{number}.output"
-        self._leave(f"{number}.job", {"run_dir": str(run_dir)})
+        self._leave(f"{number}.job", card)
         self.busy = True
         try:
             with output.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):

@@ -23,7 +23,7 @@ from lore.base.files import user_path
 from lore.cli import sweep as sweeps
 from lore.cli.arguments import CommandLine, read
 from lore.cli.ending import report_failure, train_to_the_end
-from lore.cli.guard import BAD_INPUT, DONE, FAILED, INTERRUPTED, brief, debug, guard, refuse, say_interrupted
+from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, guard, refuse
 from lore.cli.help import page
 from lore.config import compose as config
 from lore.config.ablations import arm_name
@@ -108,15 +108,20 @@ def _launch(line: CommandLine, typed: list[str]) -> int:
         sweep = Path(here.sweep.dir).absolute() if here.mode == RunMode.MULTIRUN else None
         work = partial(_job, node, folder, [TRAIN, *typed], sweep)
         helper = sweeps.worker()
-        status = work() if helper is None else helper.run(here.job.num, folder, work)
-        if sweep is not None and (status in (FAILED, BAD_INPUT) or (helper and status == INTERRUPTED)):
-            raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run, or save
+        status = (
+            work() if helper is None else helper.run(here.job.num, folder, list(here.overrides.task), work)
+        )
+        if helper is not None:
+            return  # its card tells the parent how it ended
+        if sweep is not None and status in (FAILED, BAD_INPUT):
+            raise JobFailed(status, str(sweep))  # the other jobs of the sweep still run
         if status != DONE:
             raise SystemExit(status)
 
     parallel = sweeps.lead() if sweeps.is_parallel(overrides) else nullcontext()
-    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]), parallel:
-        return _status_of(job)
+    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]), parallel as cards:
+        status = _status_of(job)
+        return status if cards is None or status != DONE else sweeps.report_ends(TRAIN, cards)
 
 
 def _check_start(cfg: Config) -> None:
@@ -133,8 +138,6 @@ def _status_of(job: Callable[[], None]) -> int:
         failed = run_folder.failed(Path(error.sweep))
         if failed:
             print(f"{TRAIN}: failed: {', '.join(failed)}; the others are in {error.sweep}", file=sys.stderr)
-        elif error.status == INTERRUPTED:
-            say_interrupted(TRAIN, Path(error.sweep) / "JOB")
         return FAILED if failed else error.status
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else DONE
@@ -160,9 +163,9 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
         if sweep is not None and cfg.logger.group is None:
             cfg.logger.group = sweep.name
         with run_folder.claim(run_dir):
-            _announce(cfg)
             _check_task(cfg)
             cfg.dtype = _prepare(cfg)
+            _announce(cfg)
             begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
             status = train_to_the_end(TRAIN, cfg, run_dir, begin)
             if status == BAD_INPUT:
@@ -184,9 +187,9 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
             cfg = load_stored(run_dir, overrides)
             keys = [override.partition("=")[0] for override in overrides]
             run_folder.check_resume(run_dir, cfg, [key for key in keys if key not in REPEATED])
-            _announce(cfg, "going on with ")
             _check_task(cfg)
             _prepare(cfg)
+            _announce(cfg, "going on with ")
             command = [TRAIN, f"resume={run_dir}", *overrides]
             begin = partial(run_folder.write_resume, run_dir, config.to_yaml(cfg), cfg, command)
             return train_to_the_end(TRAIN, cfg, run_dir, begin)

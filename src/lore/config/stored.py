@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lore.base.commands import command_line
 from lore.base.errors import BadInput
 from lore.base.files import Unreadable, read_text
 from lore.config.compose import explain, to_options
@@ -57,7 +58,7 @@ def load_stored(run_dir: Path, overrides: Sequence[str] = (), device: str | None
             node = _merge(node, {"run": {"steps": value if steps is None else steps}})
     cfg = _options(node, run_dir, device)
     for key in REPEATED:
-        _confirm(cfg, key, given, f"lore-train resume={shlex.quote(str(run_dir))}", run_dir / NAME)
+        _confirm(cfg, key, given, command_line("lore-train", f"resume={run_dir}"), run_dir / NAME)
     return cfg
 
 
@@ -76,7 +77,7 @@ def load_to_evaluate(run_dir: Path, repeated: Sequence[str] = (), device: str | 
         BadInput: The file cannot be used, or has to be confirmed; the key, or the file, is named.
     """
     cfg = _options(_read(run_dir), run_dir, device)
-    command = f"lore-eval run={shlex.quote(str(run_dir))}"
+    command = command_line("lore-eval", f"run={run_dir}")
     _confirm(cfg, "env.id", dict(map(_split, repeated)), command, run_dir / NAME)
     usual = Config()
     cfg.llm.base_url, cfg.llm.key_variable = usual.llm.base_url, usual.llm.key_variable

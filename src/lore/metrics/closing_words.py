@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lore.base.commands import command_line
 from lore.metrics.sinks.terminal_view import duration, share
 
 HELD_OUT = "held-out episodes"
@@ -45,7 +45,7 @@ def next_command(agent: str, run_dir: Path) -> str:
     Returns:
         A command line, quoted for a shell.
     """
-    return f"lore-eval run={shlex.quote(str(run_dir))}" + (" video=true" if agent == "dreamer" else "")
+    return command_line("lore-eval", f"run={run_dir}", *(["video=true"] if agent == "dreamer" else []))
 
 
 def _learned(summary: Mapping[str, Any], agent: str) -> str:

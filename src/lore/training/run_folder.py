@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lore.base.commands import command_line
 from lore.base.errors import BadInput, out_of_space
 from lore.base.files import Unreadable, read_json, set_aside, write_atomic
 from lore.base.lock import hold
@@ -51,7 +52,7 @@ def claim(run_dir: Path) -> Iterator[None]:
     with hold(run_dir, "run.dir"):
         config = run_dir / CONFIG
         if config.exists() and (not config.is_file() or config.stat().st_size):
-            way = f"go on with resume={shlex.quote(str(run_dir))} or name another folder"
+            way = f"go on with {command_line('lore-train', f'resume={run_dir}')} or name another folder"
             raise BadInput("run.dir", f"{str(run_dir)!r} holds a run; {way}")
         used = ", ".join(_used(run_dir))
         if used:
