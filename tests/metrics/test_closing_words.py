@@ -6,7 +6,7 @@ import pytest
 
 from lore.metrics.closing_words import closing_text, next_command
 from lore.metrics.sinks.terminal import Terminal
-from lore.metrics.sinks.terminal_view import View
+from lore.metrics.sinks.terminal_view import View, advice_text
 from lore.metrics.summary import make_summary
 
 ADVICE = {
@@ -36,6 +36,22 @@ def test_a_learner_with_an_adviser() -> None:
         "The adviser (scripted) was asked 143 times and had advice at 62 % of the steps, with a mean KL of "
         "0.012 nats; it clearly changed the likeliest action at 8 % of all steps, for $0.0042.",
     ]
+
+
+def test_without_advice_nothing_is_said_of_success_with_it() -> None:
+    silent = summary(advice={**ADVICE, "llm/prior_share": 0.0})
+    _, learned, advised = closing_text(silent, 10_000, "dreamer", "none")
+    assert "with advice" not in learned and "greedy 100 %" in learned
+    advised = closing_text(silent, 10_000, "dreamer", "compass")[2]
+    assert advised.startswith("The adviser (compass) was asked 143 times and had no advice to give")
+
+
+def test_a_kl_that_rounding_made_negative_is_shown_as_0() -> None:
+    rounded = summary(advice={**ADVICE, "llm/influence_kl": -5.2e-08})
+    assert "a mean KL of 0 nats" in closing_text(rounded, 10_000, "dreamer", "scripted")[2]
+    view = View("E", Path("runs/a"), 1000)
+    view.row({"uncertainty_gate/avg_kl": -5.2e-08})
+    assert "KL 0" in advice_text(view) and "-" not in advice_text(view)
 
 
 def test_a_summary_of_an_older_version_says_nothing_of_changed_actions() -> None:

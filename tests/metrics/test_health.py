@@ -203,6 +203,14 @@ def keys(options: Any, prefix: str = "") -> set[str]:
     return found
 
 
+def test_a_bug_of_a_provider_is_not_blamed_on_its_server() -> None:
+    limits = Thresholds(HealthOptions())
+    for kind, bug in (("bug_KeyError", True), ("timeout", False)):
+        (alert,) = HealthMonitor(limits).check(1, {f"llm/failure/{kind}": 1.0})
+        assert (alert.cause == "a bug in the provider") == bug and ("server" in alert.cause) != bug
+        assert ("LORE_DEBUG=1" in alert.knob) == bug
+
+
 def test_the_docs_have_the_rules() -> None:
     table = DOCS.read_text(encoding="utf-8").split("## Health")[1].split("\n## ")[0]
     lines = [

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ class Options:
 @pytest.fixture
 def spy(monkeypatch):
     monkeypatch.setitem(PROVIDERS, "spy", f"{__name__}:Spy")
+    monkeypatch.setattr(Spy, "asked", [])
     return Spy
 
 
@@ -93,6 +95,14 @@ def test_situations_repeat_differ_and_can_be_avoided():
     keys = {s.key for s in first}
     assert len(keys) == len(first) and {s.subgoal for s in first} >= {"key", "door"}
     assert not keys & {s.key for s in situations_of(DOORKEY, name="other", avoid=keys)}
+
+
+def test_a_world_without_a_goal_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "own_environment"))
+    options, env = ProbeOptions(situations=2), EnvOptions(id="my_lab:MyLab-v0")
+    with pytest.raises(BadInput, match="only where there is a goal to stand on") as error:
+        probe_adviser(options, env, LLMOptions(provider="scripted"), {})
+    assert error.value.key == "situations"
 
 
 def test_a_task_with_few_situations_says_so():

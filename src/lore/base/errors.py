@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 
 class BadInput(ValueError):
@@ -11,6 +12,11 @@ class BadInput(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key}: {message}")
         self.key = key
+
+
+def debug() -> bool:
+    """Say whether LORE_DEBUG=1 asks for tracebacks."""
+    return os.environ.get("LORE_DEBUG") == "1"
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

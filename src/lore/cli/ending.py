@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lore.base.commands import command_line
-from lore.base.errors import BadInput, out_of_space
+from lore.base.errors import BadInput, debug, out_of_space
 from lore.base.streams import lost_output
-from lore.cli.guard import DONE, FAILED, brief, debug, refuse, say_interrupted
+from lore.cli.guard import DONE, FAILED, brief, refuse, say_interrupted
 from lore.config.options import Config
 from lore.training import run_folder
 

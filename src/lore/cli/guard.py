@@ -5,14 +5,13 @@ Exit status: 0 done, 1 failed while running, 2 bad input (one line on stderr), 1
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lore
 from lore.base.commands import command_line
-from lore.base.errors import BadInput
+from lore.base.errors import BadInput, debug
 from lore.base.secrets import mask, refuse_secret_arguments
 from lore.base.streams import lost_output, protect_streams
 from lore.training.signals import interrupt_on_signals
@@ -65,11 +64,6 @@ def _printed(command: str) -> int:
     sys.stdout.flush()
     lost = lost_output().get("stdout")
     return DONE if lost is None else _fail(command, f"its output could not be written: {lost}")
-
-
-def debug() -> bool:
-    """Say whether LORE_DEBUG=1 asks for tracebacks."""
-    return os.environ.get("LORE_DEBUG") == "1"
 
 
 def brief(error: BaseException) -> str:

@@ -18,12 +18,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lore.base.errors import BadInput, out_of_space
+from lore.base.errors import BadInput, debug, out_of_space
 from lore.base.files import user_path
 from lore.cli import sweep as sweeps
 from lore.cli.arguments import CommandLine, read
 from lore.cli.ending import report_failure, train_to_the_end
-from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, debug, guard, refuse
+from lore.cli.guard import BAD_INPUT, DONE, FAILED, brief, guard, refuse
 from lore.cli.help import page
 from lore.config import compose as config
 from lore.config.ablations import arm_name

@@ -50,6 +50,8 @@ def next_command(agent: str, run_dir: Path) -> str:
 
 def _learned(summary: Mapping[str, Any], agent: str) -> str:
     success, advised = summary.get("eval_success"), summary.get("eval_success_advised")
+    if agent == "dreamer" and not (summary.get("influence") or {}).get("prior_share"):
+        advised = None  # no advice was given, so the evaluation with advice is a second one without
     greedy, reached = summary.get("eval_success_greedy"), summary.get("steps_to_90")
     if success is None:
         return "It was not evaluated."
@@ -75,7 +77,7 @@ def _advised(summary: Mapping[str, Any], agent: str, adviser: str) -> str:
         return f"{said} and had no advice to give, for {_dollars(summary['llm_cost_usd'])}."
     said += f" and had advice at {share(influence['prior_share'])} of the steps"
     if agent != "prior":
-        said += f", with a mean KL of {influence['mean_kl']:.2g} nats"
+        said += f", with a mean KL of {max(0.0, influence['mean_kl']):.2g} nats"
         changed = influence.get("clear_change_share")  # unknown in a summary of an older version
         if changed is not None:
             said += f"; it clearly changed the likeliest action at {share(changed)} of all steps"

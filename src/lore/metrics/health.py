@@ -14,6 +14,8 @@ SOLVED = 0.9  # success/windowed from which an agent needs neither exploration n
 DECIDED = 0.5  # policy/prob_max above which a policy has left the nearly uniform one it starts as
 EXPECTED = 10.0  # times the limit on influence: where beta^2 / 2, the KL of advice of variance 1, should show
 CONSTANT_GATES = ("none", "fixed", "follow")  # beta says nothing about the agent
+BUG = ("a bug in the provider", "none: mend the provider's code; LORE_DEBUG=1 shows the traceback")
+"""Cause and knob of an adviser's failures bug_NAME."""
 Row = Mapping[str, Any]
 
 
@@ -42,12 +44,15 @@ class Alert:
 
 @dataclass(frozen=True)
 class Found:
-    """A condition that is met. rows: how many consecutive rows must meet it before an alert is given."""
+    """A condition that is met. rows: how many consecutive rows must meet it before an alert is given. cause,
+    knob: where they are not those of the rule."""
 
     text: str
     value: float | None = None
     limit: float | None = None
     rows: int = 1
+    cause: str = ""
+    knob: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class HealthMonitor:
                 key = f"{rule.name}/{occurrence}"
                 self._rows[key] = self._rows.get(key, 0) + 1 if found else 0
                 if found and self._rows[key] == found.rows:
-                    told = (found.value, found.limit, found.text, rule.cause, rule.knob)
+                    advice = (found.cause or rule.cause, found.knob or rule.knob)
+                    told = (found.value, found.limit, found.text, *advice)
                     alerts.append(Alert(env_step, rule.level, rule.name, *told))
                     self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
         return alerts
@@ -184,7 +190,8 @@ def _llm_failure(row: Row, limits: Thresholds) -> Findings:
         if name.startswith("llm/failure/") and count:
             kind, n = name.removeprefix("llm/failure/"), int(count)
             text = f"LLM request failed: {kind}" + (f", {n} times so far" if n > 1 else "")
-            findings[f"{kind}/{10 ** (len(str(n)) - 1)}"] = Found(text, float(n))
+            cause, knob = BUG if kind.startswith("bug_") else ("", "")
+            findings[f"{kind}/{10 ** (len(str(n)) - 1)}"] = Found(text, float(n), cause=cause, knob=knob)
     return findings
 
 

@@ -29,6 +29,12 @@ Choose = Callable[[MiniGridAdapter], str | None]
 """Environment -> the next action, or None to stop."""
 
 
+NO_ORACLE = (
+    "; a situation is labelled by the best action, which the oracle knows only where there is a goal to "
+    "stand on (docs/environments.md)"
+)
+
+
 class TooFew(ValueError):
     """The task has fewer situations, told apart by policy key, than were asked for."""
 
@@ -102,7 +108,8 @@ def collect(
             found.append(new)
             keys.add(new.key)
         elif barren == PATIENCE:
-            raise TooFew(f"found {len(found)} different situations, not {count}")
+            why = "" if found or avoid else NO_ORACLE
+            raise TooFew(f"found {len(found)} different situations, not {count}{why}")
     return found
 
 

@@ -292,6 +292,25 @@ JUNK: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_a_bug_of_a_provider_is_shown_with_its_traceback_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk-ant-" + "a1" * 20
+    monkeypatch.setenv("SOMEBODYS_API_KEY", secret)
+    for wanted in ("0", "1"):
+        monkeypatch.setenv("LORE_DEBUG", wanted)
+        lines: list[str] = []
+        (tmp_path / wanted).mkdir()
+        provider = FakeProvider([KeyError(secret), KeyError("again")])
+        asker = make_asker(tmp_path / wanted, provider, total=5, retries=0, said=lines)
+        asker.ask(question())
+        asker.ask(question(1, 2))
+        assert secret not in "".join(lines)
+        traces = [line for line in lines if line.startswith("Traceback ")]
+        assert len(traces) == int(wanted) and (len(lines) > 3) == bool(traces)
+        assert any("fakes.py" in line for line in lines) == bool(traces)
+
+
 @pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("junk", JUNK)
 def test_whatever_a_provider_raises_or_returns_training_goes_on(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lore.base.errors import debug
 from lore.base.secrets import mask, mask_values
 from lore.llm.asking.deadline import call
 from lore.llm.asking.ledger import LedgerError, SweepLedger
@@ -170,6 +172,9 @@ class Sender:
         if (error.kind.startswith("bug_") or error.kind == "no_client") and error.kind not in self._said:
             self._said.add(error.kind)
             self._say(mask(f"LLM: provider {self.provider.name}: {error} (said once)"))
+            if error.__cause__ is not None and debug():
+                for line in mask("".join(traceback.format_exception(error.__cause__))).splitlines():
+                    self._say(line)
 
 
 def _book(sent: Sent, reply: Reply | None, kind: str) -> None:

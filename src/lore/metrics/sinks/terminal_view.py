@@ -224,7 +224,7 @@ def advice_text(view: View) -> str:
     Returns:
         Such as "beta 0.12, KL 0.0031, 143 asks left"; "-" before the first row that tells of advice.
     """
-    numbers = {"beta": view.beta, "KL": view.kl}
+    numbers = {"beta": view.beta, "KL": None if view.kl is None else max(0.0, view.kl)}  # rounding: -5e-08
     parts = [f"{name} {value:.2g}" for name, value in numbers.items() if value is not None]
     if view.asks_left is not None:
         parts.append(f"{view.asks_left:.0f} asks left")
