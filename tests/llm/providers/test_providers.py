@@ -1,5 +1,6 @@
 """Providers are found by name, and docs/advisers.md says what they do and how to add one."""
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -7,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lore.base.errors import BadInput
-from lore.base.types import GridState
+from lore.base.types import GridState, Thing
 from lore.config.options import LLMOptions
 from lore.llm.answer import KINDS, parse_answer
 from lore.llm.providers import PROVIDERS, build_provider
-from lore.llm.request import FAILURES, Request
+from lore.llm.request import FAILURES, Reply, Request
 
 PAGE = Path(__file__).parents[3] / "docs" / "advisers.md"
 ACTIONS = ("left", "right", "forward", "toggle")
@@ -79,6 +80,20 @@ def rows(title):
         if line[:3] == "| `"
     ]
     return {name: rest for first, *rest in cells for name in re.findall(r"`([^`]+)`", first)}
+
+
+@pytest.mark.parametrize("made", [Request, GridState, Thing, Reply])
+def test_the_page_names_every_field(made):
+    part = PAGE.read_text(encoding="utf-8").split(f"| field of `{made.__name__}` |")[1].split("\n\n")[0]
+    listed = {name for row in part.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1:2][0])}
+    fields = made._fields if made is Thing else [field.name for field in dataclasses.fields(made)]
+    assert listed == set(fields)
+
+
+def test_the_page_and_the_example_import_from_the_same_place():
+    example = PAGE.parents[1] / "examples" / "own_provider" / "compass.py"
+    line = "from lore.llm.providers import Reply, Request\n"
+    assert line in block("python") and line in example.read_text(encoding="utf-8")
 
 
 def test_the_page_names_every_failure_and_every_provider():
