@@ -70,6 +70,19 @@ def test_help_has_a_word_on_each_option_of_a_run_and_the_choices(capsys: pytest.
         assert names and all(name in said for name in names), group
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_no_long_line_and_no_empty_heading(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = page(command, capsys).splitlines()
+    assert max(map(len, lines)) <= 110 and "--" not in [line.strip() for line in lines]
+
+
+def test_sizes_stand_in_order_of_size() -> None:
+    assert group_names()["size"] == ["tiny", "500k", "1m", "12m", "25m", "50m", "100m", "200m", "400m"]
+
+
 def test_help_of_the_others_lists_what_they_read(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("bench", "probe", "record"):
         module = importlib.import_module(f"lore.cli.{command}")

@@ -38,6 +38,8 @@ TABLE = [
     ("lore-train run.steps=1e-3", "run.steps", "whole number"),
     ("lore-train agent.lr=fast", "agent.lr", "a number"),
     ("lore-train logger.tags=one", "logger.tags", "[first,second]"),
+    ("lore-train -m seed=0,1 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs", "hydra/launcher=parallel"),
+    ("lore-eval run=latest", "run", "there is no run in 'outputs'"),
     ("lore-train resume=", "resume", "resume=RUN_DIR"),
     ("lore-train resume=nowhere", "resume", "nowhere"),
     ("lore-train resume=~nobody-here/run", "resume", "write the path out"),
@@ -181,6 +183,23 @@ def test_a_run_that_is_refused_is_not_announced(
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1, captured
     assert not list(main.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("stats dataset=nowhere", "dataset: 'nowhere' cannot be used: No such file"),
+        ("import prompts=a answers=b out=c license=MIT", "prompts: 'a' cannot be used: No such file"),
+    ],
+)
+def test_a_missing_file_is_told_in_words(
+    typed: str, said: str, main: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lore.cli.record import main as record
+
+    assert record(typed.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"lore-record: {said}") and "Errno" not in captured.err, captured
 
 
 def test_flags_may_stand_anywhere(main: Path, capsys: pytest.CaptureFixture[str]) -> None:

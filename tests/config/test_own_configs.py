@@ -42,6 +42,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (conf / f"{group}.yaml").write_text(text)
     (tmp_path / "fake_lore_package" / "__init__.py").write_text("")
     (conf / "__init__.py").write_text("")
+    for module in ("fake_lore_package", "fake_lore_package.conf"):  # of another test's folder
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
@@ -67,6 +69,24 @@ def test_configs_of_an_installed_package(package: Path) -> None:
     ]
     with pytest.raises(BadInput, match="did you mean fake_adviser"):
         compose(["llm=fake_advisr"])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("where", ["package", "folder"])
+@pytest.mark.parametrize("group", ["env", "gate", "llm"])
+def test_a_file_goes_before_an_entry_point_of_its_name(package: Path, group: str, where: str) -> None:
+    name, values = {
+        "env": ("fake_lab", "id: fake_lab\nmax_steps: 9\n"),
+        "gate": ("fake_gate", "name: fake_gate\nbeta: 0.25\n"),
+        "llm": ("fake_adviser", "provider: fake_adviser\nmax_tokens: 77\n"),
+    }[group]
+    compose([f"{group}={name}"])
+    folder = package / ("fake_lore_package/conf" if where == "package" else "mine")
+    (folder / group).mkdir(parents=True, exist_ok=True)
+    (folder / group / f"{name}.yaml").write_text(values)
+    cfg = compose([f"{group}={name}"], str(folder) if where == "folder" else None)
+    found = {"env": cfg.env.max_steps == 9, "gate": cfg.gate.beta == 0.25, "llm": cfg.llm.max_tokens == 77}
+    assert found[group]
 
 
 def test_names_of_a_folder_of_ones_own(tmp_path: Path) -> None:

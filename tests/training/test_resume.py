@@ -256,3 +256,13 @@ def test_kill_9_at_ten_moments_leaves_no_gap_and_no_duplicate(tmp_path: Path) ->
     whole = runs.run(tmp_path / "whole", *options)
     kinds = ["start", "size", "write", "row", "start", "size", "prune", "rename", "write", "size"]
     kill_and_resume(whole, tmp_path / "run", kinds, *options)
+
+
+@pytest.mark.parametrize("steps", [1, 79])
+def test_a_length_that_the_run_has_passed_is_refused(
+    steps: int, finished_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run("run.steps=80", "agent=random")
+    assert cli.main([f"resume={run}", f"run.steps={steps}"]) == 2
+    captured = capsys.readouterr()
+    assert f"run.steps: is {steps}, but 80 are done; give more" in captured.err and captured.out == ""

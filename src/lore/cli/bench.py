@@ -23,7 +23,8 @@ READS = (
 HELP = f"""
 lore-bench measures the time of a gradient step on random data. Its last line is one JSON object.
 
-  lore-bench                                 the reference: {" ".join(REFERENCE)}
+  lore-bench                                 the reference: {" ".join(REFERENCE[:2])}
+{" " * 45}{" ".join(REFERENCE[2:])}
   lore-bench size=12m dtype=float32
   lore-bench gate=lore llm=scripted          with the ensembles that a gate reads
   lore-bench profile=true                    and where the time goes

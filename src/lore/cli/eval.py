@@ -13,12 +13,14 @@ from lore.config import compose as config
 from lore.config.command_options import EvalOptions
 from lore.config.options import Config
 from lore.config.stored import load_to_evaluate
+from lore.training.run_folder import latest
 
 EVAL = "lore-eval"
 HELP = """
 lore-eval evaluates a checkpoint on held-out episodes. Its last line is one JSON object.
 
   lore-eval run=outputs/DATE/NAME episodes=100 policy=sampled
+  lore-eval run=latest                          the latest run in outputs/
   lore-eval run=outputs/DATE/NAME episodes=4 video=true video_format=gif
   lore-eval run=outputs/DATE/NAME env.id=my_package:MyLab-v0    a run in a world of your own package names it
 """
@@ -40,6 +42,8 @@ def _eval(arguments: list[str]) -> None:
     typed = read(EVAL, arguments, ()).arguments
     repeated = [argument for argument in typed if argument.startswith("env.id=")]
     options = config.eval_options([argument for argument in typed if argument not in repeated])
+    if options.run == "latest":
+        options.run = str(latest(Path("outputs"), "run"))
     if not (Path(options.run) / "config.yaml").is_file():
         raise BadInput("run", f"{options.run!r} is not a run folder: it has no config.yaml")
     print(f"{EVAL}: {options.episodes} episodes, {options.policy} policy, {options.run}", flush=True)

@@ -28,7 +28,7 @@ FLAGS = {
 }
 """Flag -> how it is written, and what it does."""
 COLUMN = 36  # at which comments start
-NARROWEST, WIDEST = 80, 120  # columns of a page
+NARROWEST, WIDEST = 80, 110  # columns of a page
 
 
 def page(
@@ -83,13 +83,13 @@ def _shared(shared: Sequence[str] | None) -> Iterable[str]:
 
 def _options(title: str, options: Iterable[Field], defaults: Any) -> str:
     """Options with their defaults, a line each or more."""
-    lines, heading = [title.split("\n\n")[0].replace("\n", " ")], ""
+    lines, heading = textwrap.wrap(title.split("\n\n")[0], _width()), ""
     for field in options:
         if dataclasses.is_dataclass(field.hint):
             continue
         if field.heading != heading:
             heading = field.heading
-            lines.append(f"  -- {heading}")
+            lines += [f"  -- {heading}"] if heading else []
         lines.append(_entry(f"{field.key}={_plain(attrgetter(field.key)(defaults))}", _comment(field)))
     return "\n".join(lines)
 
@@ -103,12 +103,18 @@ def _comment(field: Field) -> str:
 
 def _entry(what: str, comment: str) -> str:
     """What is typed, and from COLUMN on what it does; on the next line where what is typed is long."""
-    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     indent, first = " " * COLUMN, f"  {what:{COLUMN - 2}s}"
-    lines = textwrap.wrap(comment, width - COLUMN, break_on_hyphens=False)
+    if len(what) > _width() - 2:  # a mapping, broken between its entries
+        first = "\n    ".join(textwrap.wrap(f"  {what.replace(',', ', ')}", _width() - 4))
+    lines = textwrap.wrap(comment, _width() - COLUMN, break_on_hyphens=False)
     if first.endswith(" ") and lines:
         return "\n".join([first + lines[0], *(indent + line for line in lines[1:])])
     return "\n".join([first.rstrip(), *(indent + line for line in lines)])
+
+
+def _width() -> int:
+    """Columns of a page on this terminal."""
+    return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
 
 
 def _plain(value: Any) -> str:

@@ -30,6 +30,7 @@ from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.config.plugins import check_names
 from lore.config.stored import REPEATED, load_stored
+from lore.config.typed import whole_number
 from lore.training import run_folder
 
 TRAIN = "lore-train"
@@ -184,6 +185,9 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
     run_dir = run_dir.absolute()
     try:
         with run_folder.take_up(run_dir):
+            steps = [whole_number(o.partition("=")[2]) for o in overrides if o.startswith("run.steps=")]
+            for number in (number for number in steps if number is not None):
+                run_folder.check_length(run_dir, number)
             cfg = load_stored(run_dir, overrides)
             keys = [override.partition("=")[0] for override in overrides]
             run_folder.check_resume(run_dir, cfg, [key for key in keys if key not in REPEATED])

@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
@@ -102,8 +104,8 @@ def as_overrides(
     Raises:
         BadInput: A value cannot be what the option needs, or there is no such folder; the key is named.
     """
-    _offer_installed()
-    places = [f"pkg://{package}" for package in plugins.config_packages()]
+    packages = plugins.config_packages()
+    places = [f"pkg://{package}" for package in packages]
     if config_dir is not None:
         folder = user_path(config_dir, "--config-dir").absolute()
         if not folder.is_dir():
@@ -111,17 +113,26 @@ def as_overrides(
                 "--config-dir", f"{config_dir!r} is no folder; name one that holds env/, llm/ and so on"
             )
         places.append(f"file://{folder}")
+    _offer_installed(packages, config_dir)
     given = as_hydra(arguments, group_names(), sweep=sweep)
     return [*given, f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else given
 
 
-def _offer_installed() -> None:
-    """Make env=NAME, gate=NAME and llm=NAME known for every entry point of an installed package."""
-    own = group_names()
+def _offer_installed(packages: Sequence[str], config_dir: str | None) -> None:
+    """Make env=NAME, gate=NAME and llm=NAME known for every entry point of an installed package.
+
+    A file GROUP/NAME.yaml goes before an entry point of that name.
+    """
+    own, store = group_names(), ConfigStore.instance()
+    folders: list[Any] = [files(package) for package in packages if find_spec(package)]
+    folders += [] if config_dir is None else [user_path(config_dir, "--config-dir")]
     for group, names in plugins.installed_names().items():
         _, key = plugins.NAMED[group]
         for name in set(names) - set(own[group]):
-            ConfigStore.instance().store(name, {key: name}, group=group, provider="entry points")
+            if any((folder / group / f"{name}.yaml").is_file() for folder in folders):
+                store.repo.get(group, {}).pop(f"{name}.yaml", None)
+            else:
+                store.store(name, {key: name}, group=group, provider="entry points")
 
 
 def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:

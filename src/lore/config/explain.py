@@ -39,10 +39,16 @@ def group_names() -> dict[str, list[str]]:
         f for f in files("lore.conf").iterdir() if f.is_dir() and f.name not in ("hydra", "__pycache__")
     ]
     found = {
-        f.name: sorted(PurePath(c.name).stem for c in f.iterdir() if c.name.endswith(".yaml"))
+        f.name: sorted((PurePath(c.name).stem for c in f.iterdir() if c.name.endswith(".yaml")), key=_rank)
         for f in folders
     }
     return {name: found[name] for name in sorted(found, key=lambda name: (name in ADDED, name))}
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Sort sizes such as 500k and 12m by their number of parameters, and other names by the alphabet."""
+    size = re.fullmatch(r"(\d+)([km])", name)
+    return (int(size[1]) * {"k": 1_000, "m": 1_000_000}[size[2]] if size else 0), name
 
 
 def explain(error: BaseException) -> BadInput:
@@ -101,6 +107,8 @@ def unknown(key: str) -> BadInput:
     groups = group_names()
     if key in ADDED:
         return BadInput(key, f"is added to a run: write +{key}=NAME, one of {', '.join(groups[key])}")
+    if key.startswith("hydra.launcher."):
+        return BadInput(key, "is an option of jobs side by side: add -m hydra/launcher=parallel")
     keys = [name for name, hint in types_of(Config).items() if not dataclasses.is_dataclass(hint)]
     tail = key.rpartition(".")[2]
     near = [name for name in keys if name.rpartition(".")[2] == tail]
@@ -137,7 +145,7 @@ def wrong_type(error: OmegaConfBaseException, schema: type, override: str = "") 
 
 def _no_config(error: MissingConfigException) -> BadInput:
     group, _, name = str(error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or ())
+    options = sorted(error.options or (), key=_rank)
     near = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]}? There are" if near else "use one of"
     return BadInput(

