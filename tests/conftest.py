@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, a core each
+# As in an activated environment: messages then suggest commands by their bare names.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 import hashlib
 from collections.abc import Callable, Iterator
