@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,10 @@ def install(root: Path, seconds: float, status: int = 0) -> subprocess.Completed
     python = root / "python"
     python.write_text(PYTHON.replace("SECONDS", str(seconds)).replace("STATUS", str(status)))
     python.chmod(0o755)
-    script = f"set -euo pipefail; root={root}; source {ROOT}/scripts/setup.sh; pause=1; ensure_venv; echo on"
+    setup = shlex.quote(f"{ROOT}/scripts/setup.sh")
+    script = (
+        f"set -euo pipefail; root={shlex.quote(str(root))}; source {setup}; pause=1; ensure_venv; echo on"
+    )
     return subprocess.run(
         ["bash", "-c", script],
         env={"PATH": "/usr/bin:/bin", "LORE_PYTHON": str(python)},
