@@ -86,8 +86,8 @@ def test_the_jobs_end_with_their_parent_and_are_saved(number: int, tmp_path: Pat
         assert "SIGTERM: the jobs that run are saved" in output and "job0 interrupted" in output
         assert "Error executing job" not in output and not (sweep / "job2").exists()
         last = output.splitlines()[-1]
-        assert all(last.count(f"lore-train resume={run}") == 1 for run in first)
-        assert "1 job never started: seed=2; the same command" in last
+        assert all(last.count(f"lore-train resume={run}") == 1 for run in first), output
+        assert "1 job never started: seed=2; the same command" in last, output
         assert seconds < 5
     at = runs.summary(first[0])["env_steps"]
     assert cli.main([f"resume={first[0]}", f"run.steps={at + 20}"]) == DONE

@@ -41,31 +41,41 @@ def is_parallel(arguments: Sequence[str]) -> bool:
     return any(argument in LAUNCHERS for argument in arguments)
 
 
-@contextmanager
-def lead() -> Iterator[Path]:
-    """Show the jobs while the parent launches them, and pass a signal on to them as a wish to stop.
+def lead(command: str, launch: Callable[[], int]) -> int:
+    """Launch the jobs, show them, pass a signal on to them as a wish to stop, and say at last how they ended.
 
     The first signal lets every job save and keeps the waiting ones from starting; Ctrl-C after that raises
     KeyboardInterrupt, and the launcher kills what still runs.
 
-    Yields:
-        The folder of the jobs' cards, for `report_ends`.
+    Args:
+        command: Name of the command.
+        launch: Starts the jobs and waits for them; it returns an exit status.
+
+    Returns:
+        The exit status of the sweep: that of `launch`, or, where it is 0, that of the jobs.
     """
     folder = Path(tempfile.mkdtemp(prefix="lore-sweep-"))
-    over = threading.Event()
     os.environ[VARIABLE] = f"{os.getpid()}:{folder}"
     try:
-        with stop_on_signals() as stop:
-            thread = threading.Thread(target=_attend, args=(folder, lambda: stop.signal, over), daemon=True)
-            thread.start()
-            try:
-                yield folder
-            finally:
-                over.set()
-                thread.join()
+        with stop_on_signals() as stop, _attended(folder, lambda: stop.signal):
+            status = launch()
+        return status if status != DONE else report_ends(command, folder)
     finally:
         del os.environ[VARIABLE]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _attended(folder: Path, asked: Callable[[], str]) -> Iterator[None]:
+    """Keep a thread that shows the jobs; behind the block it has shown every end."""
+    over = threading.Event()
+    thread = threading.Thread(target=_attend, args=(folder, asked, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _attend(folder: Path, asked: Callable[[], str], over: threading.Event) -> None:

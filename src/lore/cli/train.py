@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -119,10 +119,9 @@ def _launch(line: CommandLine, typed: list[str]) -> int:
         if status != DONE:
             raise SystemExit(status)
 
-    parallel = sweeps.lead() if sweeps.is_parallel(overrides) else nullcontext()
-    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]), parallel as cards:
-        status = _status_of(job)
-        return status if cards is None or status != DONE else sweeps.report_ends(TRAIN, cards)
+    launch = partial(_status_of, job)
+    with _hydra_raises(), _argv([TRAIN, *(["-m"] if line.multirun else []), *overrides]):
+        return sweeps.lead(TRAIN, launch) if sweeps.is_parallel(overrides) else launch()
 
 
 def _check_start(cfg: Config) -> None:
