@@ -123,6 +123,7 @@ STATES = [
     EnvOptions(id="MiniGrid-Dynamic-Obstacles-6x6-v0", shaping=1.0),
     EnvOptions(id="BabyAI-UnlockPickup-v0"),
     EnvOptions(id="BabyAI-UnlockPickup-v0", shaping=0.3, max_steps=11),
+    EnvOptions(id="BabyAI-GoToSeqS5R2-v0", timeout="terminal", clock=True),
 ]
 
 

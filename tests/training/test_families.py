@@ -28,13 +28,14 @@ FAMILY = [
 def corridor(tmp_path, monkeypatch):
     """The family that docs/environments.md shows, as an installed package."""
     block = GUIDE.read_text(encoding="utf-8").split("## Another family of worlds")[1].split("```python\n")[1]
-    plain = "\nBARE = EnvFamily(make)\nNOTHING = 7\n"
+    plain = "\nBARE = EnvFamily(make)\nUNTIMED = EnvFamily(make, CORRIDOR.wording)\nNOTHING = 7\n"
     (tmp_path / "corridor.py").write_text(block.split("```")[0] + plain)
     info = tmp_path / "corridor-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: corridor\nVersion: 1\n")
     points = (
-        "corridor = corridor:CORRIDOR\nbare = corridor:BARE\nnothing = corridor:NOTHING\ngone = gone:GONE\n"
+        "corridor = corridor:CORRIDOR\nbare = corridor:BARE\nuntimed = corridor:UNTIMED\n"
+        "nothing = corridor:NOTHING\ngone = gone:GONE\n"
     )
     (info / "entry_points.txt").write_text(f"[lore.env_families]\n{points}")
     monkeypatch.syspath_prepend(tmp_path)
@@ -42,8 +43,9 @@ def corridor(tmp_path, monkeypatch):
     sys.modules.pop("corridor", None)
 
 
-def test_it_learns_alone_is_evaluated_and_resumed(corridor, tmp_path, capsys):
-    options = [*FAMILY, "gate=none", "run.save_every=50"]
+@pytest.mark.parametrize("time", [[], ["env.timeout=terminal", "env.clock=true"]], ids=["plain", "timed"])
+def test_it_learns_alone_is_evaluated_and_resumed(corridor, tmp_path, capsys, time):
+    options = [*FAMILY, "gate=none", "run.save_every=50", *time]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train_main([*options, f"run.dir={whole}"]) == 0
     cut.mkdir()
@@ -80,6 +82,8 @@ def test_it_is_advised_in_words_of_its_own(corridor, tmp_path, llm):
         (["env.family=gone"], "env.family", "cannot be loaded"),
         (["env.family=bare"], "llm", "llm=none"),
         (["env.family=bare", "gate=none", "explore.valid_noise=true"], "explore.valid_noise", "use false"),
+        (["env.family=untimed", "env.timeout=terminal"], "env.timeout", "no other than truncate"),
+        (["env.family=untimed", "env.clock=true"], "env.clock", "use false"),
         (["env.family=corridor", "env.id=wide"], "env.id", "short, long"),
     ],
 )

@@ -34,6 +34,7 @@ VARIANTS = {
     "three environments": ["run.envs=3"],
     "random": ["agent=random"],
     "shaping": ["env.id=MiniGrid-DoorKey-5x5-v0", "env.shaping=0.5"],
+    "time": ["env.timeout=terminal", "env.clock=true", "run.envs=2"],
     "raw147": ["obs=raw147"],
     "rgb64": ["obs=rgb64", "run.steps=70", "run.eval_episodes=2", "env.max_steps=8"],
     "advised": ["agent=prior", "llm=scripted", "llm.cache=null", "env=doorkey5", "env.max_steps=30"],

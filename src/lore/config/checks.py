@@ -22,6 +22,7 @@ CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
     "obs": ("symbolic", "raw147", "rgb64"),
     "env.actions": ("all", "useful"),
+    "env.timeout": ("truncate", "terminal"),
     "agent.name": ("dreamer", "random", "prior"),
     "agent.replay_value": ("keep", "weight", "drop"),
     "gate.temperature": ("entropy", "match", "fixed"),

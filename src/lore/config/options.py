@@ -34,6 +34,8 @@ class EnvOptions:
     actions: str = "all"  # all | useful: leave out the actions that the task never needs
     shaping: float = 0.0  # coefficient of the potential-based shaping reward; 0 is off
     max_steps: int | None = None  # time limit of an episode in steps; null keeps the task's own
+    timeout: str = "truncate"  # the time limit: truncate (something would follow) | terminal (nothing does)
+    clock: bool = False  # show the agent the share of the episode's time that is left
     family: str = "minigrid"  # kind of worlds, or one of an installed package
 
 

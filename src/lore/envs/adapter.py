@@ -15,9 +15,11 @@ from lore.envs import agent_view
 from lore.envs.missions import MissionCode
 from lore.envs.privileged.truth import core, layout_hash
 from lore.envs.remembered_map import MapMemory
+from lore.envs.time_limit import Clock
 
 Obs = dict[str, np.ndarray]
 MODES = ("symbolic", "raw147", "rgb64")
+CLOCK = {"clock": ObsSpec((1,), dtype="float32")}
 
 _DIRECTIONS = [np.array(d, np.uint8) for d in range(4)]
 for _direction in _DIRECTIONS:
@@ -29,9 +31,10 @@ class MiniGridAdapter(gym.Wrapper):
 
     Observations, by mode (V is the side of the agent's view, 7 unless the task says otherwise):
       symbolic  object (V, V) of 11 classes, color (V, V) of 6, state (V, V) of 3, direction () of 4
-      raw147    image (147,) float32: the same codes as plain numbers, and nothing else
+      raw147    image (147,) float32: the same codes as plain numbers
       rgb64     image (64, 64, 3) uint8: the view, drawn
     and, but for raw147, mission (L,) token ids where the task's mission varies (`missions.length` L > 0).
+    With a clock, in every mode, also clock (1,) float32: the share of the episode's time left, in [0, 1].
     Arrays are indexed [column, row] as MiniGrid's; the agent stands at [V // 2, V - 1]. The agent's own cell
     shows what it carries.
 
@@ -48,6 +51,7 @@ class MiniGridAdapter(gym.Wrapper):
         missions: MissionCode,
         *,
         remember: bool = False,
+        clock: bool = False,
     ) -> None:
         """Wrap a task.
 
@@ -57,6 +61,7 @@ class MiniGridAdapter(gym.Wrapper):
             actions: MiniGrid's numbers of the actions that the agent may choose from, in order.
             missions: How the task's missions are encoded.
             remember: See the class.
+            clock: Whether the time left is observed.
 
         Raises:
             TypeError: There is no MiniGrid task below.
@@ -65,11 +70,12 @@ class MiniGridAdapter(gym.Wrapper):
         super().__init__(env)
         self._world = core(env)
         size = self._world.agent_view_size
-        self.obs_spec = obs_spec(mode, size, missions)
+        self.obs_spec = obs_spec(mode, size, missions) | (CLOCK if clock else {})
         self.action_names = [Actions(a).name for a in actions]
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
         self._mode, self._actions, self._missions = mode, tuple(int(a) for a in actions), missions
+        self._clock = Clock(env) if clock else None
         self._mission, self._tokens = "", np.zeros(missions.length, np.uint8)
         self.remember, self._memory = remember, MapMemory(self._world.max_steps)
         self._state: GridState | None = None
@@ -130,6 +136,13 @@ class MiniGridAdapter(gym.Wrapper):
         return self._observe(raw), float(reward), terminated, truncated, info
 
     def _observe(self, raw: dict[str, Any]) -> Obs:
+        obs = self._view(raw)
+        if self._clock is not None:
+            obs["clock"] = np.array([self._clock.left()], np.float32)
+        return obs
+
+    def _view(self, raw: dict[str, Any]) -> Obs:
+        """What is seen and read, without the clock."""
         image = raw["image"]
         if self._mode == "raw147":
             return {"image": image.reshape(-1).astype(np.float32)}

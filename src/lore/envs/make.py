@@ -18,6 +18,7 @@ from lore.envs.missions import MissionCode, code_of
 from lore.envs.privileged.shaping import PotentialShaping
 from lore.envs.privileged.truth import core
 from lore.envs.registry import find_world
+from lore.envs.time_limit import TIMEOUTS, TerminalTimeout
 from lore.envs.vector import EpisodicEnv, VectorEnv
 
 
@@ -33,17 +34,21 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
         The task as the agent reads it.
 
     Raises:
-        BadInput: Names `env.id`, `env.actions`, `env.shaping`, `env.max_steps` or `obs`.
+        BadInput: Names `env.id`, `env.actions`, `env.shaping`, `env.max_steps`, `env.timeout` or `obs`.
     """
+    if options.timeout not in TIMEOUTS:
+        raise BadInput("env.timeout", f"{options.timeout!r} is not known; one of {', '.join(TIMEOUTS)}")
     if obs not in MODES:
         raise BadInput("obs", f"{obs!r} is not known; one of {', '.join(MODES)}")
     env = _task(options)
     actions = action_table(options.id, options.actions, _count(env.action_space))
     missions = _mission_code(options.id)
+    if options.timeout == "terminal":
+        env = TerminalTimeout(env)  # below the shaping: the potential of a terminal state is 0
     if options.shaping:
         env = PotentialShaping(env, options.shaping)
     try:
-        return MiniGridAdapter(env, obs, actions, missions, remember=remember)
+        return MiniGridAdapter(env, obs, actions, missions, remember=remember, clock=options.clock)
     except ValueError as error:
         raise BadInput("obs", str(error)) from error
 

@@ -1,8 +1,8 @@
 """Several environments side by side, as rows of arrays, with episodes that can be saved and replayed.
 
 A row is one observation with the reward that led to it. When an episode ends, its last row is delivered with
-is_last (and is_terminal unless the time was up); the next `step` ignores that environment's action and
-delivers the first row of its next episode.
+is_last (and is_terminal unless the time was up and env.timeout=truncate); the next `step` ignores that
+environment's action and delivers the first row of its next episode.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RunningEpisode:
         return_: Sum of the rewards without shaping.
         shaped_return: Sum of the rewards.
         is_last: Whether the episode has ended.
-        is_terminal: Whether it has ended, and not by its time limit.
+        is_terminal: Whether it has ended for good: not by its time limit, unless env.timeout=terminal.
     """
 
     def __init__(self, env: EpisodicEnv, episode: int, seed: int) -> None:

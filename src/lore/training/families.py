@@ -74,6 +74,8 @@ class EnvFamily:
         optimal_actions: Environment -> names of the best actions now, or None; lets privileged advisers see
             them.
         watch: The training environments -> a meter, whose numbers go into metrics.jsonl.
+        timed: Whether what `make` returns heeds `env.timeout` (terminated, not just truncated, by the time
+            limit) and `env.clock` (an observation `clock`); without it both are refused.
     """
 
     make: MakeEnv
@@ -81,9 +83,10 @@ class EnvFamily:
     valid_actions: Callable[[Any, Sequence[str]], list[bool]] | None = None
     optimal_actions: Callable[[Any], Collection[str] | None] | None = None
     watch: Callable[[Sequence[Any]], StepMeter] = _watch_nothing
+    timed: bool = False
 
 
-MINIGRID = EnvFamily(make_env, GRID_WORDING, valid_actions, optimal_actions, SkillMeter)
+MINIGRID = EnvFamily(make_env, GRID_WORDING, valid_actions, optimal_actions, SkillMeter, timed=True)
 
 
 def find_family(options: EnvOptions) -> EnvFamily:
@@ -120,4 +123,8 @@ def refuse_what_is_missing(options: EnvOptions, advised: bool, valid_noise: bool
             "explore.valid_noise",
             f"env.family={options.family} does not tell valid actions; use false",
         )
+    if options.timeout != "truncate" and not family.timed:
+        raise BadInput("env.timeout", f"env.family={options.family} knows no other than truncate")
+    if options.clock and not family.timed:
+        raise BadInput("env.clock", f"env.family={options.family} has no clock; use false")
     return family

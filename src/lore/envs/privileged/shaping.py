@@ -19,7 +19,7 @@ class PotentialShaping(gym.Wrapper):
 
     phi(s) = -(way remaining in s) / (way remaining at the episode's start), so -1 at the start and 0 at
     success: an undiscounted solved episode earns `coefficient` on top of its own reward. phi of a terminal
-    state is 0, of the last state before a time-out its own value. The unshaped reward is in
+    state is 0, of the last state before a time-out that truncates its own value. The unshaped reward is in
     `info["raw_reward"]`.
     The way is privileged knowledge: it shapes rewards, and the observation never holds it.
     """
