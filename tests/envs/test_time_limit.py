@@ -20,7 +20,9 @@ TASKS = [
 ]
 
 
-def rows_of(options: EnvOptions, obs: str, steps: int, seed: int = 0) -> tuple[dict[str, np.ndarray], VectorEnv]:
+def rows_of(
+    options: EnvOptions, obs: str, steps: int, seed: int = 0
+) -> tuple[dict[str, np.ndarray], VectorEnv]:
     """Rows of random actions in two environments, key -> (T + 1, 2, ...)."""
     vec = make_vec(options, obs, 2, 5, split="train", remember=True)
     rng, rows = np.random.default_rng(seed), [vec.reset()]

@@ -99,6 +99,17 @@ def test_the_line_repeats_the_evaluations_of_training(run: Path, capsys: pytest.
     assert greedy["success"] == summary["eval_success_greedy"]
 
 
+def test_a_run_from_before_the_clock_is_evaluated_as_ever(
+    copy: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (copy / "config.yaml").read_text()
+    older = text.replace("  timeout: truncate\n", "").replace("  clock: false\n", "")
+    assert len(text.splitlines()) - len(older.splitlines()) == 2
+    (copy / "config.yaml").write_text(older)
+    lines = [last_line(capsys, f"run={folder}", "episodes=5") for folder in (copy, run)]
+    assert lines[0] == lines[1] | {"run": str(copy)}
+
+
 def test_the_same_options_give_the_same_line_in_every_process(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

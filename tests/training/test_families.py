@@ -99,6 +99,6 @@ def test_what_a_run_lacks_is_refused_by_its_key(
 
 def test_the_first_family_has_every_part():
     assert find_family(EnvOptions()) is MINIGRID
-    assert all(part is not None for part in vars(MINIGRID).values())
+    assert all(part is not None for part in vars(MINIGRID).values()) and MINIGRID.timed
     with pytest.raises(BadInput, match=r"^env\.family: unknown family 'x'; use one of minigrid"):
         find_family(EnvOptions(family="x"))

@@ -155,6 +155,26 @@ def test_shaping_is_paid_in_training_and_no_success(tmp_path: Path) -> None:
     assert runs.replay(tmp_path)["reward"].count_nonzero() > 0
 
 
+def test_replayed_rows_hold_the_clock_and_end_for_good_where_the_timeout_is_terminal(tmp_path: Path) -> None:
+    options = ["env.max_steps=5", "run.steps=48", "run.eval_every=0"]
+    for timeout in ("truncate", "terminal"):
+        folder = runs.run(tmp_path / timeout, *options, "env.clock=true", f"env.timeout={timeout}")
+        rows = runs.replay(folder)
+        timed_out = rows["is_last"] & (rows["obs/clock"][..., 0] == 0)
+        assert timed_out.sum() >= 3
+        assert bool(rows["is_terminal"][timed_out].all()) == (timeout == "terminal")
+        assert set(rows["obs/clock"][..., 0][rows["is_first"]].tolist()) == {1.0}
+
+
+def test_evaluation_counts_a_terminal_timeout_as_it_counts_any_other(tmp_path: Path) -> None:
+    """A random agent has no clock to read and no critic: the same episodes, in training and evaluation."""
+    runs.run(tmp_path / "truncate", "agent=random")
+    runs.run(tmp_path / "terminal", "agent=random", "env.timeout=terminal", "env.clock=true")
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        assert runs.rows(tmp_path / "truncate", name) == runs.rows(tmp_path / "terminal", name)
+    assert 0 < runs.summary(tmp_path / "terminal")["eval_success"] < 1
+
+
 def test_the_summary_has_every_key_and_the_curve(whole: Path) -> None:
     summary = runs.summary(whole)
     assert sorted(summary) == sorted(SUMMARY_KEYS.split())
