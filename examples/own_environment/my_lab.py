@@ -29,6 +29,8 @@ def mission(color: str) -> str:
 class MyLab(MiniGridEnv):
     """An episode ends when a ball is picked up: with a reward if it is the right one."""
 
+    return_range = (0.0, 1.0)  # the lowest and the highest sum of an episode's rewards
+
     def __init__(self, size: int = 6, max_steps: int = 60, **kwargs: Any) -> None:
         missions = MissionSpace(mission, ordered_placeholders=[COLOR_NAMES])
         super().__init__(missions, grid_size=size, max_steps=max_steps, **kwargs)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.counting import CountingEnv
 from tests.runs import TINY, assert_same_run, interrupt_at, rows, summary
 
 from lore.base.errors import BadInput
@@ -14,6 +16,7 @@ from lore.cli.eval import main as eval_main
 from lore.cli.train import main as train_main
 from lore.config.compose import compose
 from lore.config.options import EnvOptions
+from lore.envs import VectorEnv, make_vec
 from lore.training.families import MINIGRID, find_family
 from lore.training.trainer import train
 
@@ -95,6 +98,12 @@ def test_what_a_run_lacks_is_refused_by_its_key(
     assert train_main([*FAMILY, *overrides, f"run.dir={folder}"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"lore-train: {key}: ") and hint in line and not folder.exists()
+
+
+def test_its_return_range_is_that_of_its_environment(corridor):
+    make = find_family(EnvOptions(family="corridor")).make
+    assert make_vec(EnvOptions(id="short"), "symbolic", 2, 0, split="train", make=make).return_range == (0, 1)
+    assert VectorEnv([partial(CountingEnv, length=3)], 0, split="train").return_range is None
 
 
 def test_the_first_family_has_every_part():

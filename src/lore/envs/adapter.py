@@ -15,6 +15,7 @@ from lore.envs import agent_view
 from lore.envs.missions import MissionCode
 from lore.envs.privileged.truth import core, layout_hash
 from lore.envs.remembered_map import MapMemory
+from lore.envs.return_range import declared_range
 from lore.envs.time_limit import Clock
 
 Obs = dict[str, np.ndarray]
@@ -39,6 +40,8 @@ class MiniGridAdapter(gym.Wrapper):
     shows what it carries.
 
     Attributes:
+        return_range: Lowest and highest return of an episode, shaping apart; None where the world does not
+            declare them.
         remember: Whether a map of what was seen this episode is kept, in every mode the same, which `state`
             gives; it may be set before a reset.
     """
@@ -69,6 +72,7 @@ class MiniGridAdapter(gym.Wrapper):
         """
         super().__init__(env)
         self._world = core(env)
+        self.return_range = declared_range(self._world)
         size = self._world.agent_view_size
         self.obs_spec = obs_spec(mode, size, missions) | (CLOCK if clock else {})
         self.action_names = [Actions(a).name for a in actions]

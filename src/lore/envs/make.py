@@ -49,6 +49,8 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
         env = PotentialShaping(env, options.shaping)
     try:
         return MiniGridAdapter(env, obs, actions, missions, remember=remember, clock=options.clock)
+    except BadInput:
+        raise
     except ValueError as error:
         raise BadInput("obs", str(error)) from error
 

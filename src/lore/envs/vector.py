@@ -24,7 +24,8 @@ _HALF = 1 << 31  # training seeds lie below, evaluation seeds from here up to 2 
 class EpisodicEnv(Protocol):
     """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
 
-    An episode must follow from its seed and the actions alone, however often the object was used before.
+    An episode must follow from its seed and the actions alone, however often the object was used before. It
+    may have a `return_range` too: the lowest and the highest return of an episode, shaping apart.
 
     Attributes:
         obs_spec: Observation key -> what it is.
@@ -158,6 +159,7 @@ class VectorEnv:
         transitions: Environment steps made since `reset`; resets are none.
         finished: Ended episodes until `pop_episodes`.
         advisers: Who advises each environment's episodes; set it, it stays until set again.
+        return_range: Lowest and highest return of an episode, shaping apart; None where not declared.
     """
 
     def __init__(self, factories: Sequence[Callable[[], EpisodicEnv]], seed: int, *, split: str) -> None:
@@ -180,6 +182,7 @@ class VectorEnv:
         self.num_envs, self.seed, self.split = len(self.envs), seed, split
         self.obs_spec, self.action_names = self.envs[0].obs_spec, self.envs[0].action_names
         self.num_actions = len(self.action_names)
+        self.return_range: tuple[float, float] | None = getattr(self.envs[0], "return_range", None)
         for env in self.envs[1:]:
             if env.obs_spec != self.obs_spec or env.action_names != self.action_names:
                 raise ValueError("environments side by side must share observations and actions")
