@@ -95,6 +95,7 @@ def test_without_a_letter_it_is_e_with_the_scripted_adviser_on_doorkey_5x5() -> 
         ("D", "E", {key for key in SWITCHES if key.startswith("llm.")}),
         ("E", "F", {"prior_net.enabled"}),
         ("A", "static_mask", {"env.actions"}),
+        ("A", "A_time", {"env.timeout", "env.clock"}),
     ],
 )
 def test_two_arms_differ_in_their_switches_and_nothing_else(one: str, other: str, keys: set[str]) -> None:
@@ -117,6 +118,7 @@ def test_an_arm_stays_itself_whatever_else_is_chosen() -> None:
     assert arm_name(compose(["+ablation=E", *others])) == "E-oracle"
 
 
+OTHER = {"useful": "all", "truncate": "terminal", "terminal": "truncate"}
 CONTRADICTIONS = [
     (arm, key, wrong)
     for arm in ARMS
@@ -125,7 +127,7 @@ CONTRADICTIONS = [
         "null"
         if value is ANY_NUMBER
         else {"gate.name": "follow" if value != "follow" else "lore", "gate.kl.mode": "project"}.get(key)
-        or {True: "false", False: "true", None: "5", "useful": "all"}[value]
+        or {True: "false", False: "true", None: "5", **OTHER}[value]
     ]
 ]
 

@@ -28,14 +28,17 @@ LIMITED = {
     "llm.success_cooldown_steps": ANY_NUMBER,
     "llm.budget_total": ANY_NUMBER,
 }
+TIMELESS = {"env.timeout": "truncate", "env.clock": False}
+TIMED = {"env.timeout": "terminal", "env.clock": True}
 
 
 def _switches(gate: str, kl: str, distilled: bool, **more: Any) -> dict[str, Any]:
-    return {"gate.name": gate, "gate.kl.mode": kl, "prior_net.enabled": distilled} | more
+    return {"gate.name": gate, "gate.kl.mode": kl, "prior_net.enabled": distilled} | TIMELESS | more
 
 
 ARMS: dict[str, dict[str, Any]] = {
     "A": _switches("none", "none", False),
+    "A_time": _switches("none", "none", False) | TIMED,
     "B": _switches("fixed", "none", False) | FREE,
     "C": _switches("fixed", "penalty", False) | FREE,
     "D": _switches("lore", "penalty", False) | FREE,
