@@ -200,7 +200,7 @@ def test_github_runs_what_ci_runs_and_every_form_is_whole() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_from_the_sdist_holds_every_config(tmp_path: Path) -> None:
+def test_wheel_from_the_sdist_holds_every_config_and_recorded_answer(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (sdist,) = tmp_path.glob("*.tar.gz")
@@ -209,5 +209,7 @@ def test_wheel_from_the_sdist_holds_every_config(tmp_path: Path) -> None:
     assert "pyproject.toml" in inside and "LICENSE" in inside and "scripts/train" in inside
     assert not [name for name in inside if name.startswith("conf")]
     (wheel,) = tmp_path.glob("*.whl")
-    source = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.yaml")}
+    answers = [path for path in (ROOT / "src" / "lore" / "llm" / "datasets").rglob("*") if path.is_file()]
+    assert len(answers) == 13 * 3  # prompts, answers and a card of each task
+    source = {str(path.relative_to(ROOT / "src")) for path in [*(ROOT / "src").rglob("*.yaml"), *answers]}
     assert source <= set(zipfile.ZipFile(wheel).namelist())

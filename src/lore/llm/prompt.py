@@ -218,3 +218,6 @@ def _left(state: GridState) -> str:
 
 GRID_WORDING = Wording(write_system, describe, plan_key, policy_key)
 """The words and keys of worlds made of cells, MiniGrid's first of all."""
+WORDINGS = {"1": GRID_WORDING}
+"""Version -> words and keys. Recorded answers are found by those of their own version: whoever raises
+PROMPT_VERSION adds a row here, and keeps what the rows before it call as it was."""

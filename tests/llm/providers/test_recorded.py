@@ -148,7 +148,7 @@ def test_identity_is_that_of_the_data(folder, tmp_path):
     assert identity() != first
 
 
-def test_an_id_depends_on_everything_that_is_sent(monkeypatch):
+def test_an_id_depends_on_everything_that_is_sent():
     names = {
         prompt_id("s", "p", ACTIONS),
         prompt_id("s ", "p", ACTIONS),
@@ -157,8 +157,7 @@ def test_an_id_depends_on_everything_that_is_sent(monkeypatch):
         prompt_id("s", "p", ACTIONS[:6]),
         prompt_id("s", "p", ACTIONS[::-1]),
     }
-    monkeypatch.setattr(module, "PROMPT_VERSION", PROMPT_VERSION + "x")
-    names.add(prompt_id("s", "p", ACTIONS))
+    names.add(prompt_id("s", "p", ACTIONS, PROMPT_VERSION + "x"))
     assert len(names) == 7 and all(len(name) == 64 for name in names)
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lore.base.errors import BadInput
-from lore.base.files import user_path
+from lore.base.files import as_file_name, user_path
 from lore.config.options import LLMOptions
 from lore.llm.answer import Answer
+from lore.llm.prompt import PROMPT_VERSION, WORDINGS
 from lore.llm.providers.recorded_files import BadLine, DataSet, RecordedAnswer, load, prompt_id
 from lore.llm.request import ProviderError, Reply, Request
+
+SHIPPED = "lore:"  # begins the name of a data set of this package, lore:COLLECTION/TASK
+SHIPPED_FOLDER = Path(__file__).parents[1] / "datasets"  # collection / task / files
 
 
 class RecordedAnswersProvider:
     """Serves the answer to exactly this prompt; else, with `share_plans`, the first plan of its plan key.
 
     A run seldom stands just where the exploration stood, except in the smallest worlds. The controller uses
-    one plan for all states of a plan key, and so does this provider. Reply.stop says which it was, "recorded"
-    or "recorded_plan". An unusable answer is served as it is: it shows the model's quality.
+    one plan for all states of a plan key, and so does this provider, whatever the words of the question are
+    (lore-probe tries several). Reply.stop says which it was, "recorded" or "recorded_plan". An unusable
+    answer is served as it is: it shows the model's quality.
+
+    A data set whose prompts are of an older version than this program's is asked in the words of its version.
     """
 
     name = "recorded"
@@ -71,10 +80,13 @@ class RecordedAnswersProvider:
         Raises:
             ProviderError: "missing" where nothing is recorded for the question. Asking again will not help.
         """
-        name = prompt_id(request.system, request.prompt, request.actions)
-        found, stop = self._data.answers.get(name), "recorded"
         header = self._data.header
-        if found is None and (request.system, list(request.actions)) == (header.system, header.actions):
+        if header.prompt_version != PROMPT_VERSION:
+            wording = WORDINGS[header.prompt_version]
+            request = wording.make_request(request.state, request.actions, request.max_tokens)
+        name = prompt_id(request.system, request.prompt, request.actions, header.prompt_version)
+        found, stop = self._data.answers.get(name), "recorded"
+        if found is None and list(request.actions) == header.actions:
             found, stop = self._plans.get(request.plan_key), "recorded_plan"
         if found is None:
             raise ProviderError("missing", f"no answer to prompt {name[:12]} in this data set")
@@ -85,13 +97,35 @@ class RecordedAnswersProvider:
 def _read(options: LLMOptions) -> DataSet:
     if not options.dataset:
         raise BadInput(
-            "llm.dataset", "is missing; name the folder of a data set that lore-record import wrote"
+            "llm.dataset",
+            "is missing; name the folder of a data set that lore-record import wrote, or take "
+            "llm=recorded_claude",
         )
     try:
-        return load(user_path(options.dataset, "llm.dataset"))
+        return load(_folder(options.dataset))
     except (OSError, BadLine) as error:
         raise BadInput(
             "llm.dataset",
             f"{options.dataset!r} cannot be used: {error}; name the folder of a data set that lore-record "
             "import wrote",
         ) from error
+
+
+def _folder(dataset: str) -> Path:
+    """Return where a data set is: a folder of the user, or of this package."""
+    if not dataset.startswith(SHIPPED):
+        return user_path(dataset, "llm.dataset")
+    collection, _, task = dataset.removeprefix(SHIPPED).partition("/")
+    collections = sorted(path.name for path in SHIPPED_FOLDER.iterdir())
+    if collection not in collections:
+        raise BadInput(
+            "llm.dataset", f"{dataset!r}: no such collection; this package has {', '.join(collections)}"
+        )
+    tasks = sorted(path.name for path in (SHIPPED_FOLDER / collection).iterdir())
+    if as_file_name(task) not in tasks:
+        raise BadInput(
+            "llm.dataset",
+            f"{dataset!r}: {collection} was not asked about {task or 'a task without a name'}, only about "
+            f"{', '.join(tasks)}; take llm=scripted, or make a data set with lore-record",
+        )
+    return SHIPPED_FOLDER / collection / as_file_name(task)

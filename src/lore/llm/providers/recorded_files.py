@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lore.llm.answer import ANSWER_VERSION, Answer, BadAnswer, clean, parse_answer
-from lore.llm.prompt import PROMPT_VERSION, write_system
+from lore.llm.prompt import PROMPT_VERSION, WORDINGS
 
 FORMAT = 1  # raise it when a line below changes
 LARGEST_LINE = 1 << 20  # bytes
@@ -165,18 +165,19 @@ def naming(path: Path) -> Iterator[None]:
         raise BadLine(error.number, error.kind, error.message, path.name) from None
 
 
-def prompt_id(system: str, prompt: str, actions: tuple[str, ...]) -> str:
+def prompt_id(system: str, prompt: str, actions: tuple[str, ...], version: str = PROMPT_VERSION) -> str:
     """Name the content of a question, and the version of its words.
 
     Args:
         system: The instructions.
         prompt: The state in words.
         actions: Names, in the order of an answer's weights.
+        version: Version of the words.
 
     Returns:
         64 hex digits.
     """
-    parts = json.dumps([PROMPT_VERSION, list(actions), system, prompt])
+    parts = json.dumps([version, list(actions), system, prompt])
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
@@ -299,7 +300,7 @@ def _read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
             _check_header(number, header)
             continue
         prompt = read_line(Prompt, number, line)
-        if prompt.id != prompt_id(header.system, prompt.prompt, tuple(header.actions)):
+        if prompt.id != prompt_id(header.system, prompt.prompt, tuple(header.actions), header.prompt_version):
             raise BadLine(number, "wrong_id", "its id does not belong to its text")
         if prompt.plan_key not in header.plan_keys:
             raise BadLine(number, "unknown_plan_key", "the header has not counted it")
@@ -312,13 +313,14 @@ def _read_prompts(path: Path) -> tuple[Header, dict[str, Prompt]]:
 
 
 def _check_header(number: int, header: Header) -> None:
-    """Refuse a data set of other words or another form: its answers are of no use here."""
-    now = {"format": FORMAT, "prompt_version": PROMPT_VERSION, "answer_version": ANSWER_VERSION}
-    for name, value in now.items():
-        if getattr(header, name) != value:
-            stored = getattr(header, name)
-            raise BadLine(number, "wrong_format", f"{name} {stored!r}, this program has {value!r}")
-    if header.system != write_system(tuple(header.actions)):
+    """Refuse a data set of unknown words or another form: its answers are of no use here."""
+    readable = {"format": (FORMAT,), "prompt_version": tuple(WORDINGS), "answer_version": (ANSWER_VERSION,)}
+    for name, values in readable.items():
+        stored = getattr(header, name)
+        if stored not in values:
+            known = " or ".join(repr(value) for value in values)
+            raise BadLine(number, "wrong_format", f"{name} {stored!r}, this program reads {known}")
+    if header.system != WORDINGS[header.prompt_version].system(tuple(header.actions)):
         raise BadLine(number, "wrong_format", "its system text is not the one that this program sends")
 
 
