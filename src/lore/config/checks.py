@@ -27,6 +27,7 @@ CHOICES = {
     "agent.replay_value": ("keep", "weight", "drop"),
     "gate.temperature": ("entropy", "match", "fixed"),
     "gate.kl.mode": ("none", "penalty", "project"),
+    "trial.name": ("none", "coin", "paired", "jumpstart"),
     "logger.wandb": ("auto", "offline", "disabled"),
     "logger.terminal": ("auto", "live", "plain", "off"),
 }
@@ -74,6 +75,7 @@ AT_LEAST = {
     "gate.kl.kl_lr": 0,
     "gate.kl.lambda_max": 0,
     "prior_net.members": 2,
+    "trial.horizon": 1,
     "health.kl_rows": 1,
     "llm.api_retries": 0,
     "llm.max_tokens": 1,
@@ -101,6 +103,7 @@ ABOVE_ZERO = (
     "explore.temperature_end",
     "gate.entropy_share",
     "gate.fixed_temperature",
+    "trial.alpha",
 )
 SHARES = (
     "agent.lam",
@@ -117,6 +120,10 @@ SHARES = (
     "gate.entropy_share",
     "prior_net.max_entropy",
     "prior_net.max_disagreement",
+    "trial.share",
+    "trial.alpha",
+    "trial.eps",
+    "trial.cap",
 )
 
 
@@ -142,6 +149,8 @@ def check(cfg: Config) -> None:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
     check_arm(cfg)
     _gate(cfg)
+    if cfg.trial.name == "paired" and cfg.trial.share == 1:
+        raise BadInput("trial.share", "1.0 leaves trial=paired no episode to compare with; use less than 1")
     _llm(cfg)
     _device(cfg.device)
 

@@ -181,6 +181,18 @@ class PriorNetOptions:
 
 
 @dataclass
+class TrialOptions:
+    """In which training episodes advice may act, and when it is trusted in learning."""
+
+    name: str = "none"  # none (always, trusted) | coin | paired (trusted after a verdict) | jumpstart
+    share: float = 0.5  # coin, paired: probability that an episode is advised
+    alpha: float = 0.05  # paired: probability of a false verdict of benefit in a whole run; as much of harm
+    eps: float = 0.05  # paired: difference of mean returns, scaled to [0, 1], that counts as none
+    cap: float = 0.2  # paired: share of a trial's steps that advice may act in before its verdict
+    horizon: float | None = 4.0  # paired: success counts within this many advised lengths; null: whenever
+
+
+@dataclass
 class HealthOptions:
     """Alerts about a run that goes wrong. They report and never change training."""
 
@@ -285,5 +297,6 @@ class Config:
     gate: GateOptions = field(default_factory=GateOptions)
     prior_net: PriorNetOptions = field(default_factory=PriorNetOptions)
     llm: LLMOptions = field(default_factory=LLMOptions)
+    trial: TrialOptions = field(default_factory=TrialOptions)
     health: HealthOptions = field(default_factory=HealthOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
