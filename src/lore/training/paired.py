@@ -135,13 +135,15 @@ class Paired:
 
     @property
     def horizon(self) -> float:
-        """Steps within which success counts in an episode that begins now."""
-        if self.options.horizon is None or not self.case.lengths.count:
+        """Steps within which success counts in an episode that begins now; after a verdict, all of them."""
+        if self.options.horizon is None or not self.case.lengths.count or self.phase != ON_TRIAL:
             return math.inf
         return math.ceil(self.options.horizon * self.case.lengths.value)
 
     def begin(self, env: int) -> bool:
         """Draw whether an episode is advised, and fix all that its bet depends on."""
+        if self.running[env] is not None:
+            raise ValueError(f"the episode of environment {env} has not ended")  # its bet would wait for ever
         share, case = self.share, self.case
         advised = self.rng.random() < share
         entry = Entry(
@@ -188,7 +190,7 @@ class Paired:
         self.running[env] = None
         if entry.outcome is None:
             low, high = self.return_range
-            counts = success or self.options.horizon is None
+            counts = success or self.options.horizon is None or entry.phase != ON_TRIAL
             if entry.advised and success and entry.trial == self.trial:
                 self.case.lengths.add(entry.steps)
             self._decide(entry, min(max((return_ - low) / (high - low), 0.0), 1.0) if counts else 0.0)
@@ -324,10 +326,15 @@ class Paired:
         self._enter(SHOWN, f"benefit shown after {episodes}: advice is trusted in learning from now on")
 
     def _graduate(self) -> None:
-        """Leave the adviser once the agent alone succeeds as often; call it back once it no longer does."""
+        """Leave the adviser once the agent alone succeeds as often; call it back once it no longer does.
+
+        As often as with advice lately, and as before the verdict: an adviser that turned is no measure.
+        """
         advised, unaided = self.tally.advised, self.tally.unaided
         if self.phase == SHOWN and len(advised) == len(unaided) == WINDOW:
-            if sum(advised) - sum(unaided) <= self.options.eps * WINDOW + 1e-9:
+            assert self.case.decline is not None
+            wanted = max(sum(advised) / WINDOW, 2 * self.case.decline.level) - self.options.eps
+            if sum(unaided) / WINDOW >= wanted - 1e-9:
                 self.graduation = [self.tally.steps, sum(unaided) / WINDOW]
                 self._enter(GRADUATED, "the agent alone succeeds as often as with advice: advice fades out")
         elif self.phase == GRADUATED and self.graduation[1] - sum(unaided) / WINDOW >= FALL - 1e-9:
