@@ -107,7 +107,7 @@ def test_remembered_temperatures_are_the_searched_ones(monkeypatch: pytest.Monke
         x = kinds[torch.randint(len(kinds), (5,), generator=rng)]
         assert torch.equal(remembered(x, torch.zeros_like(x)), entropy_temperature(x, 0.5))
     assert searched == [1] * len(searched) and len(searched) <= len(kinds)
-    many = kinds.repeat(10, 1)
+    many = kinds.repeat(1 + temperature.FEW_ROWS // len(kinds), 1)
     assert torch.equal(remembered(many, torch.zeros_like(many)), entropy_temperature(many, 0.5))
     assert searched[-1] == len(many)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
+from tests.counting import CountingEnv
 
 from lore.cli.eval import main as eval_main
 from lore.cli.guard import BAD_INPUT, DONE
@@ -22,7 +23,7 @@ from lore.config.options import Config
 from lore.config.stored import load_to_evaluate
 from lore.envs import episode_seed, make_env
 from lore.studies import films
-from lore.training.evaluation import Evaluator, wilson_interval
+from lore.training.evaluation import USUAL_EVERY, Evaluator, choose_rhythm, wilson_interval
 from lore.training.random_agent import RandomAgent
 from lore.training.trainer import train
 
@@ -138,6 +139,30 @@ def test_fewer_episodes_are_the_first_of_the_held_out_ones() -> None:
     many = played(20, seed=0)
     assert [seed for seed, _ in many] == [episode_seed("eval", 0, 1, 0, i) for i in range(20)]
     assert played(10, seed=1) == many[:10]
+
+
+@pytest.mark.parametrize(
+    ("options", "every"),
+    [
+        (["env=doorkey5"], 500),
+        (["env=babyai_unlockpickup"], 500),
+        (["env=doorkey8"], 3000),  # 100 episodes of 640 steps
+        (["env=unlock"], 1500),
+        (["env=doorkey16"], 13_000),
+        (["env=doorkey8", "run.eval_episodes=20"], 500),
+        (["env=doorkey5", "run.eval_episodes=300"], 4000),
+        (["env=doorkey8", "env.max_steps=100"], 500),
+        (["env=doorkey8", "run.eval_every=500"], 500),
+        (["env=doorkey8", "run.eval_every=0"], 0),
+    ],
+)
+def test_long_tasks_are_evaluated_less_often(options: list[str], every: int) -> None:
+    cfgs = [compose([*options, *arm]) for arm in ([], ["+ablation=A"], ["env.clock=true"])]
+    assert [choose_rhythm(cfg.run, make_env(cfg.env, cfg.obs)) for cfg in cfgs] == [every] * 3
+
+
+def test_a_world_without_a_known_limit_is_evaluated_as_usual() -> None:
+    assert choose_rhythm(Config().run, CountingEnv(length=10**6)) == USUAL_EVERY == 500
 
 
 def test_random_agent(random_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

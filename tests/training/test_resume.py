@@ -18,6 +18,7 @@ from lore.base.errors import BadInput
 from lore.cli import guard
 from lore.cli import train as cli
 from lore.cli.guard import BAD_INPUT, DONE
+from lore.training import evaluation
 
 KILLED = -signal.SIGKILL
 MOST = {"write": 8, "row": 8, "rename": 4, "prune": 3}  # points that a run passes in two saves, or more
@@ -130,6 +131,18 @@ def test_a_finished_run_that_is_made_longer_equals_a_long_run(whole: Path, tmp_p
     runs.run(tmp_path, "run.steps=80")
     assert runs.summary(tmp_path)["status"] == "finished"
     runs.run(tmp_path)
+    runs.assert_same_run(whole, tmp_path)
+
+
+def test_a_rhythm_of_evaluation_that_was_left_open_is_kept(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run.eval_every=null, for which the rule gives what the other run was told, and two stops."""
+    monkeypatch.setattr(evaluation, "USUAL_EVERY", 40)
+    runs.run(tmp_path, "run.eval_every=null", stop_at=47)
+    runs.run(tmp_path, "run.eval_every=null", stop_at=41)
+    runs.run(tmp_path, "run.eval_every=null")
+    assert [step for step, _ in runs.summary(tmp_path)["eval_curve"]] == [40, 80, 120]
     runs.assert_same_run(whole, tmp_path)
 
 

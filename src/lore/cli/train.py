@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,6 +33,9 @@ from lore.config.plugins import check_names
 from lore.config.stored import REPEATED, load_stored
 from lore.config.typed import whole_number
 from lore.training import run_folder
+
+if TYPE_CHECKING:
+    from lore.envs.vector import EpisodicEnv
 
 TRAIN = "lore-train"
 FLAGS = ("--multirun", "--config-dir", "--cfg")
@@ -163,9 +167,10 @@ def _job(node: DictConfig, run_dir: Path, command: list[str], sweep: Path | None
         if sweep is not None and cfg.logger.group is None:
             cfg.logger.group = sweep.name
         with run_folder.claim(run_dir):
-            _check_task(cfg)
+            task = _check_task(cfg)
             cfg.dtype = _prepare(cfg)
             _announce(cfg)
+            _settle_evaluation(cfg, task)
             begin = partial(run_folder.write_start, run_dir, config.to_yaml(cfg), cfg, command)
             status = train_to_the_end(TRAIN, cfg, run_dir, begin)
             if status == BAD_INPUT:
@@ -224,12 +229,25 @@ def _prepare(cfg: Config) -> str:
     return compute_type(cfg.dtype, cfg.device)
 
 
-def _check_task(cfg: Config) -> None:
+def _settle_evaluation(cfg: Config, task: EpisodicEnv) -> None:
+    """Put a number in the place of run.eval_every=null, so that config.yaml holds it, and say it."""
+    from lore.training.evaluation import choose_rhythm
+
+    if cfg.run.eval_every is None:
+        cfg.run.eval_every = choose_rhythm(cfg.run, task)
+        print(
+            f"{TRAIN}: evaluation every {cfg.run.eval_every} steps, of {cfg.run.eval_episodes} episodes a "
+            "policy; run.eval_every=N is another number, 0 none",
+            flush=True,
+        )
+
+
+def _check_task(cfg: Config) -> EpisodicEnv:
     """Make the environment once: nothing else shows for certain that its options fit. Raises BadInput."""
     from lore.training.build import is_advised
     from lore.training.families import refuse_what_is_missing
 
-    refuse_what_is_missing(cfg.env, is_advised(cfg), cfg.explore.valid_noise).make(cfg.env, cfg.obs)
+    return refuse_what_is_missing(cfg.env, is_advised(cfg), cfg.explore.valid_noise).make(cfg.env, cfg.obs)
 
 
 @contextmanager

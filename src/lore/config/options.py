@@ -17,7 +17,7 @@ class RunOptions:
     steps: int = 10_000  # environment steps of the whole run, prefill included
     envs: int = 1  # environments side by side
     prefill: int = 300  # steps before the first gradient step, by the untrained (nearly uniform) policy
-    eval_every: int = 500  # 0 switches evaluation off
+    eval_every: int | None = None  # distance of evaluations; 0: none; null: by the task's time limit
     eval_episodes: int = 100  # held-out episodes an evaluation
     eval_greedy: bool = True  # evaluate the greedy policy beside the sampled one
     eval_advised: bool = True  # with an adviser: evaluate with advice on as well

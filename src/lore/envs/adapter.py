@@ -79,10 +79,15 @@ class MiniGridAdapter(gym.Wrapper):
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
         self._mode, self._actions, self._missions = mode, tuple(int(a) for a in actions), missions
-        self._clock = Clock(env) if clock else None
+        self._clock, self._shows_clock = Clock(env), clock
         self._mission, self._tokens = "", np.zeros(missions.length, np.uint8)
         self.remember, self._memory = remember, MapMemory(self._world.max_steps)
         self._state: GridState | None = None
+
+    @property
+    def time_limit(self) -> int:
+        """Most steps that the running episode can have."""
+        return self._clock.limit
 
     @property
     def state(self) -> GridState:
@@ -141,7 +146,7 @@ class MiniGridAdapter(gym.Wrapper):
 
     def _observe(self, raw: dict[str, Any]) -> Obs:
         obs = self._view(raw)
-        if self._clock is not None:
+        if self._shows_clock:
             obs["clock"] = np.array([self._clock.left()], np.float32)
         return obs
 

@@ -28,7 +28,7 @@ class TerminalTimeout(gym.Wrapper):
 
 
 class Clock:
-    """Tells the share of the running episode's time that is left."""
+    """Tells the time limit of the running episode, and the share of it that is left."""
 
     def __init__(self, env: gym.Env) -> None:
         """Take up a task.
@@ -39,12 +39,16 @@ class Clock:
         self._world = core(env)
         self._registered = None if env.spec is None else env.spec.max_episode_steps
 
-    def left(self) -> float:
-        """Compute (limit - steps) / limit: 1 at the first observation, 0 at that of the time limit.
+    @property
+    def limit(self) -> int:
+        """Most steps that the episode can have.
 
-        The limit is the world's own, which BabyAI levels set at each reset, or the one that the world is
+        It is the world's own limit, which BabyAI levels set at each reset, or the one that the world is
         registered with where that is lower.
         """
-        limit, registered = self._world.max_steps, self._registered
-        limit = limit if registered is None else min(limit, registered)
-        return (limit - self._world.step_count) / limit
+        own = self._world.max_steps
+        return own if self._registered is None else min(own, self._registered)
+
+    def left(self) -> float:
+        """Compute (limit - steps) / limit: 1 at the first observation, 0 at that of the time limit."""
+        return (self.limit - self._world.step_count) / self.limit

@@ -25,7 +25,8 @@ class EpisodicEnv(Protocol):
     """What VectorEnv needs of one environment; `MiniGridAdapter` is one.
 
     An episode must follow from its seed and the actions alone, however often the object was used before. It
-    may have a `return_range` too: the lowest and the highest return of an episode, shaping apart.
+    may have a `return_range` too, the lowest and the highest return of an episode, shaping apart, and a
+    `time_limit`, the most steps of an episode, which says how often a run is evaluated.
 
     Attributes:
         obs_spec: Observation key -> what it is.

@@ -17,7 +17,7 @@ from lore.gate.roots import crossing_interval
 TIE = 0.05  # nats: advice that differs by less is no difference, and is not made one by a low temperature
 ABOVE_TIES = 0.01  # `entropy` aims at log k plus this share of log A, where k actions tie for the best
 COLDEST, HOTTEST = 0.01, 100.0  # bounds of `entropy`
-FEW_ROWS = 64  # states at once, up to which temperatures are remembered
+FEW_ROWS = 128  # states at once, up to which temperatures are remembered: acting, and an evaluation
 REMEMBERED = 4096  # different advice
 MATCH = (0.5, 3.0)  # bounds of `match`
 
@@ -131,15 +131,15 @@ class RememberedEntropy:
         """Return T for centred advice (N, A); see Temperature. The logits play no part."""
         if len(level) > FEW_ROWS:
             return entropy_temperature(level, self.share)
-        found = [self._of(tuple(row), level[i : i + 1]) for i, row in enumerate(level.tolist())]
+        found = [self._of(tuple(row), level, i) for i, row in enumerate(level.tolist())]
         return torch.tensor(found, device=level.device)
 
-    def _of(self, key: tuple[float, ...], level: Tensor) -> float:
-        """Return the temperature of one state's advice (1, A); `key` holds the numbers of the advice."""
+    def _of(self, key: tuple[float, ...], level: Tensor, i: int) -> float:
+        """Return the temperature of state i's advice; `key` holds the numbers of the advice."""
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            self._known[key] = float(entropy_temperature(level, self.share))
+            self._known[key] = float(entropy_temperature(level[i : i + 1], self.share))
         return self._known[key]
 
 

@@ -11,8 +11,35 @@ import numpy as np
 
 from lore.base.rng import generator
 from lore.base.types import Episode
+from lore.config.options import RunOptions
 from lore.envs.vector import EpisodicEnv, RunningEpisode, episode_seed
 from lore.training.acting import Agent, Guidance, GuidedPolicy
+
+USUAL_EVERY = 500  # environment steps
+USUAL_PLAYED = 25_000  # 100 episodes of DoorKey-5x5, whose limit is 250 steps
+PLAYED = 20  # steps that an evaluation may play for each step of training, where it plays more than the usual
+
+
+def choose_rhythm(run: RunOptions, env: EpisodicEnv) -> int:
+    """Choose how often a run is evaluated: on long tasks so seldom that it takes a tenth of the time at most.
+
+    An evaluation plays up to `time limit * run.eval_episodes` steps with each policy. Where these are at most
+    USUAL_PLAYED, the distance is USUAL_EVERY; beyond, a step for PLAYED of them, to the nearest multiple of
+    USUAL_EVERY. The rule is the same for every arm, so that their curves have the same points.
+
+    Args:
+        run: Of the options `eval_every`, which is taken where it is a number, and `eval_episodes`.
+        env: An environment of the task as it was made. One without `time_limit` is taken as a usual one.
+
+    Returns:
+        Environment steps from one evaluation to the next; 0: there is none.
+    """
+    if run.eval_every is not None:
+        return run.eval_every
+    played = getattr(env, "time_limit", 0) * run.eval_episodes
+    if played <= USUAL_PLAYED:
+        return USUAL_EVERY
+    return USUAL_EVERY * round(played / PLAYED / USUAL_EVERY)
 
 
 class Evaluator:

@@ -23,7 +23,7 @@ from lore.training.acting import GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
 from lore.training.checkpoint import Checkpoints, not_fitting
 from lore.training.collector import Collector
-from lore.training.evaluation import Evaluator, score
+from lore.training.evaluation import Evaluator, choose_rhythm, score
 from lore.training.exploration_noise import ActionNoise
 from lore.training.families import refuse_what_is_missing
 from lore.training.old_checkpoints import upgrade
@@ -101,6 +101,7 @@ class Trainer:
         advised = build.is_advised(cfg)
         family = refuse_what_is_missing(cfg.env, advised, cfg.explore.valid_noise)
         envs = build.build_envs(cfg, family)
+        eval_every = choose_rhythm(cfg.run, envs.envs[0])  # of a new environment, whatever episode goes on
         spec, actions = envs.obs_spec, envs.num_actions
 
         gate = build.build_advised_gate(cfg)
@@ -118,6 +119,7 @@ class Trainer:
         self.collector = Collector(envs, policy, self.replay, self.metrics, skills, self.meter, follow_end)
         make = partial(family.make, cfg.env, cfg.obs, remember=advised)
         self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
+        self.eval_every = eval_every
 
         parts: dict[str, Part | None] = {
             "agent": self.agent,
@@ -152,7 +154,7 @@ class Trainer:
             while self.env_step < self.cfg.run.steps or self.progress.todo:
                 self.stop.check()
                 self.tick()
-            if self.cfg.run.eval_every and (not curve or curve[-1][0] != self.env_step):
+            if self.eval_every and (not curve or curve[-1][0] != self.env_step):
                 self.evaluate()
             status = "finished"
         except Stopped:
@@ -186,7 +188,7 @@ class Trainer:
     def _due(self, before: int) -> list[str]:
         """What is due after a step that began at environment step `before`, in order."""
         run, now = self.cfg.run, self.env_step
-        rhythm = {"log": run.log_every, "evaluate": run.eval_every, "save": run.save_every}
+        rhythm = {"log": run.log_every, "evaluate": self.eval_every, "save": run.save_every}
         return [
             "learn",
             *(name for name, every in rhythm.items() if every and now // every > before // every),

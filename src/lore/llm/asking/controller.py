@@ -345,15 +345,12 @@ def _prior(advice: Sequence[StepAdvice | None], num_actions: int) -> Prior:
     Every action is allowed. An action without a share has the floor of `prior_logits`, and no adviser bans
     one.
     """
-    weights = torch.full((len(advice), num_actions), 1.0 / num_actions)
-    mask = torch.ones(len(advice), num_actions, dtype=torch.bool)
-    confidence = torch.zeros(len(advice))
-    source = torch.zeros(len(advice), dtype=torch.uint8)
-    for i, one in enumerate(advice):
-        if one is not None:
-            weights[i] = torch.tensor(one.weights, dtype=torch.float32)
-            confidence[i] = one.confidence
-            source[i] = SOURCES.index(one.source)
+    nothing = StepAdvice([1.0 / num_actions] * num_actions, 0.0, "none")
+    rows = [nothing if one is None else one for one in advice]
+    weights = torch.tensor([row.weights for row in rows], dtype=torch.float32)
+    mask = torch.ones(len(rows), num_actions, dtype=torch.bool)
+    confidence = torch.tensor([row.confidence for row in rows], dtype=torch.float32)
+    source = torch.tensor([SOURCES.index(row.source) for row in rows], dtype=torch.uint8)
     return Prior(prior_logits(weights), mask, confidence, source)
 
 
