@@ -84,7 +84,8 @@ def test_a_rhythm_of_evaluation_that_was_left_open_is_said_and_stored(
     assert cli.main(open_) == guard.DONE
     said = [line for line in capsys.readouterr().out.splitlines() if "evaluation every" in line]
     assert said == [
-        "lore-train: evaluation every 3000 steps, of 100 episodes a policy; run.eval_every=N is another number, 0 none"
+        "lore-train: evaluation every 3000 steps, of 100 episodes a policy; "
+        "run.eval_every=N is another number, 0 none"
     ]
     assert cli.main(told) == guard.DONE and "evaluation every" not in capsys.readouterr().out
     assert cli.main(["resume=open"]) == guard.DONE and "evaluation every" not in capsys.readouterr().out
