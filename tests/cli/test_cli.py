@@ -84,13 +84,13 @@ def test_a_rhythm_of_evaluation_that_was_left_open_is_said_and_stored(
     assert cli.main(open_) == guard.DONE
     said = [line for line in capsys.readouterr().out.splitlines() if "evaluation every" in line]
     assert said == [
-        "lore-train: evaluation every 3000 steps, of 100 episodes a policy; "
+        "lore-train: evaluation every 3500 steps, of 100 episodes a policy; "
         "run.eval_every=N is another number, 0 none"
     ]
     assert cli.main(told) == guard.DONE and "evaluation every" not in capsys.readouterr().out
     assert cli.main(["resume=open"]) == guard.DONE and "evaluation every" not in capsys.readouterr().out
-    assert [cfg.run.eval_every for cfg, _ in training] == [3000, 500, 3000]
-    assert [load_stored(Path(name)).run.eval_every for name in ("open", "told")] == [3000, 500]
+    assert [cfg.run.eval_every for cfg, _ in training] == [3500, 500, 3500]
+    assert [load_stored(Path(name)).run.eval_every for name in ("open", "told")] == [3500, 500]
 
 
 def test_a_folder_can_be_named_and_is_not_used_twice(

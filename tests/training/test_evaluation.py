@@ -146,7 +146,7 @@ def test_fewer_episodes_are_the_first_of_the_held_out_ones() -> None:
     [
         (["env=doorkey5"], 500),
         (["env=babyai_unlockpickup"], 500),
-        (["env=doorkey8"], 3000),  # 100 episodes of 640 steps
+        (["env=doorkey8"], 3500),  # 100 episodes of 640 steps
         (["env=unlock"], 1500),
         (["env=doorkey16"], 13_000),
         (["env=doorkey8", "run.eval_episodes=20"], 500),

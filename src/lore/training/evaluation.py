@@ -24,7 +24,7 @@ def choose_rhythm(run: RunOptions, env: EpisodicEnv) -> int:
     """Choose how often a run is evaluated: on long tasks so seldom that it takes a tenth of the time at most.
 
     An evaluation plays up to `time limit * run.eval_episodes` steps with each policy. Where these are at most
-    USUAL_PLAYED, the distance is USUAL_EVERY; beyond, a step for PLAYED of them, to the nearest multiple of
+    USUAL_PLAYED, the distance is USUAL_EVERY; beyond, a step for PLAYED of them, up to the next multiple of
     USUAL_EVERY. The rule is the same for every arm, so that their curves have the same points.
 
     Args:
@@ -39,7 +39,7 @@ def choose_rhythm(run: RunOptions, env: EpisodicEnv) -> int:
     played = getattr(env, "time_limit", 0) * run.eval_episodes
     if played <= USUAL_PLAYED:
         return USUAL_EVERY
-    return USUAL_EVERY * round(played / PLAYED / USUAL_EVERY)
+    return USUAL_EVERY * math.ceil(played / PLAYED / USUAL_EVERY)
 
 
 class Evaluator:
