@@ -13,7 +13,7 @@ from lore.metrics.summary import auc, make_summary, plain, steps_to_90, write_js
 KEYS = {
     "env_id", "arm", "seed", "env_steps", "gradient_steps", "wall_s", "status", "eval_success",
     "eval_success_greedy", "eval_success_advised", "eval_curve", "steps_to_90", "auc", "llm_calls_used",
-    "llm_cost_usd", "cache_hit_rate", "influence", "alerts",
+    "llm_cost_usd", "cache_hit_rate", "influence", "alerts", "adviser",
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_summary_has_the_keys_others_rely_on() -> None:
     assert values["eval_curve"] == [[500, 0.9], [1000, 1.0]]
     assert values["steps_to_90"] == 500 and values["auc"] == 0.95
     assert values["eval_success_advised"] is None and values["cache_hit_rate"] is None
-    assert values["llm_calls_used"] == 0 and values["alerts"] == {}
+    assert values["llm_calls_used"] == 0 and values["alerts"] == {} and values["adviser"] is None
     none = {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0, "clear_change_share": None}
     assert values["influence"] == none
 

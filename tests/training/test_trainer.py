@@ -22,7 +22,7 @@ from lore.training.families import EnvFamily
 SUMMARY_KEYS = """
     env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy
     eval_success_advised eval_curve steps_to_90 auc llm_calls_used
-    llm_cost_usd cache_hit_rate influence alerts
+    llm_cost_usd cache_hit_rate influence alerts adviser
 """
 
 

@@ -68,4 +68,4 @@ def _export(line: CommandLine) -> None:
     if cfg.env.family != "minigrid":
         raise BadInput("env.family", "lore-record knows the words of env.family=minigrid alone")
     env = make_env(cfg.env, cfg.obs, remember=True)
-    print(json.dumps(export(own, env, cfg.env.id, build_provider(cfg.llm))))
+    print(json.dumps(export(own, env, cfg.env.id, build_provider(cfg.llm, own.seed))))

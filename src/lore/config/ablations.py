@@ -87,20 +87,24 @@ def check_arm(cfg: Config) -> None:
 def arm_name(cfg: Config) -> str:
     """Name a run as a study does: `cfg.ablation`, or the letter that its switches amount to, else custom.
 
-    An adviser other than the scripted one is named too, as in D-oracle. A run without DreamerV3 is named
-    after the adviser that it follows, or random.
+    An adviser other than the scripted one is named too, as in D-oracle, and so is a corrupted one, as in
+    D-corrupted or D-recorded-corrupted. A run without DreamerV3 is named after the adviser that it follows,
+    or random.
 
     Args:
         cfg: Options of the run.
     """
+    corrupted = "-corrupted" if cfg.llm.corruption > 0 else ""
     if cfg.agent.name != "dreamer":
-        return "random" if cfg.gate.name == "none" else cfg.llm.provider
+        return "random" if cfg.gate.name == "none" else f"{cfg.llm.provider}{corrupted}"
     arm = cfg.ablation
     if arm is None:
         matching = [name for name in "ABCDEF" if _matches(cfg, ARMS[name])]
         arm = matching[0] if matching else "custom"
+    if "none" in (cfg.gate.name, cfg.llm.provider):
+        corrupted = ""
     advised = cfg.gate.name != "none" and cfg.llm.provider != "scripted"
-    return f"{arm}-{cfg.llm.provider}" if advised else arm
+    return f"{arm}-{cfg.llm.provider}{corrupted}" if advised else f"{arm}{corrupted}"
 
 
 def _matches(cfg: Config, switches: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ CHOICES = {
     "gate.temperature": ("entropy", "match", "fixed"),
     "gate.kl.mode": ("none", "penalty", "project"),
     "trial.name": ("none", "coin", "paired", "jumpstart"),
+    "llm.corruption_kind": ("random", "systematic"),
     "logger.wandb": ("auto", "offline", "disabled"),
     "logger.terminal": ("auto", "live", "plain", "off"),
 }
@@ -124,6 +125,7 @@ SHARES = (
     "trial.alpha",
     "trial.eps",
     "trial.cap",
+    "llm.corruption",
 )
 
 

@@ -243,6 +243,8 @@ class LLMOptions:
     cache: str | None = "~/.cache/lore/answers.sqlite"  # answers shared by runs; null: none
     ledger: str | None = None  # file that counts the provider calls of a whole sweep
     ledger_limit: int | None = None  # provider calls of the sweep
+    corruption: float = 0.0  # share of the kinds of situation whose answers are made wrong, 0 to 1
+    corruption_kind: str = "random"  # how it is wrong: random (each otherwise) | systematic (by one rule)
     # anthropic, local
     model: str = ""  # name at the API; or a Hugging Face id, a folder or a GGUF file
     # anthropic

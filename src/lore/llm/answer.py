@@ -66,12 +66,14 @@ class Answer:
         weights: One for each action, at least 0, sum 1; None where there is a plan.
         confidence: In [0, 1].
         why: The adviser's reason, one line.
+        corrupted: Whether it was made wrong on purpose (`llm.corruption`).
     """
 
     plan: Program | None
     weights: tuple[float, ...] | None
     confidence: float
     why: str
+    corrupted: bool = False
 
 
 def schema(actions: tuple[str, ...]) -> dict[str, Any]:

@@ -19,11 +19,13 @@ class StepAdvice:
         weights: One for each action.
         confidence: Confidence of whoever gave the advice, in [0, 1].
         source: A word of SOURCES.
+        corrupted: Whether the answer that it comes from was made wrong on purpose.
     """
 
     weights: Sequence[float]
     confidence: float
     source: str
+    corrupted: bool = False
 
 
 class Follower:
@@ -33,6 +35,7 @@ class Follower:
         executor: Runs the plan.
         running: Whether a plan runs; set it to False where an episode begins.
         confidence: Confidence of the answer that the plan came from.
+        corrupted: Whether that answer was made wrong on purpose.
         ended: How often a plan was done or impossible.
     """
 
@@ -44,7 +47,7 @@ class Follower:
             ended: A count to add to, such as one for several environments.
         """
         self.actions, self.executor = actions, Executor()
-        self.running, self.confidence = False, 0.0
+        self.running, self.confidence, self.corrupted = False, 0.0, False
         self.ended: Counter[str] = Counter() if ended is None else ended
 
     def follow(
@@ -79,7 +82,7 @@ class Follower:
             self.ended[said.status] += 1
             return None
         weights = [said.probs.get(name, 0.0) for name in self.actions]
-        return StepAdvice(weights, self.confidence, "plan")
+        return StepAdvice(weights, self.confidence, "plan", self.corrupted)
 
     def look_up(
         self, state: GridState, answers: Mapping[str, Answer], keys: Sequence[str]
@@ -99,10 +102,10 @@ class Follower:
             if answer is None:
                 continue
             if answer.weights is not None:
-                return StepAdvice(answer.weights, answer.confidence, "answer")
+                return StepAdvice(answer.weights, answer.confidence, "answer", answer.corrupted)
             assert answer.plan is not None
             self.executor.start(answer.plan, self.actions)
-            self.running, self.confidence = True, answer.confidence
+            self.running, self.confidence, self.corrupted = True, answer.confidence, answer.corrupted
             advice = self.go_on(state)
             if advice is not None:
                 return advice

@@ -58,6 +58,7 @@ def make_summary(
     eval_curve: Curve,
     eval_success_greedy: float | None,
     eval_success_advised: float | None = None,
+    adviser: Mapping[str, Any] | None = None,
     advice: Mapping[str, float] | None = None,
     alerts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def make_summary(
             of it, None before the first evaluation.
         eval_success_greedy: Success of the greedy policy in the last evaluation; None where not measured.
         eval_success_advised: Success of the sampled policy with advice on; None without an adviser.
+        adviser: Who advises: provider, model, dataset, corruption, corruption_kind; None without an adviser.
         advice: The latest llm/ metrics; None or empty without an adviser.
         alerts: Name of the alert -> how often it was given (`RunLogger.alerts`).
 
@@ -102,6 +104,9 @@ def make_summary(
         "eval_curve": curve,
         "steps_to_90": steps_to_90(curve),
         "auc": auc(curve),
+        "adviser": None
+        if adviser is None
+        else {**adviser, "corrupted_share": advice.get("llm/corrupted_share")},
         "llm_calls_used": int(advice.get("llm/calls_used", 0)),
         "llm_cost_usd": advice.get("llm/cost_usd", 0.0),
         "cache_hit_rate": advice.get("llm/cache_hit_rate"),

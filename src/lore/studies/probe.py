@@ -20,12 +20,12 @@ from lore.base.errors import BadInput
 from lore.base.files import as_file_name
 from lore.base.types import GridState
 from lore.config.command_options import ProbeOptions
-from lore.config.options import EnvOptions
+from lore.config.options import EnvOptions, LLMOptions
 from lore.envs.make import make_env
 from lore.llm.answer import Answer, BadAnswer, parse_answer
 from lore.llm.plans.executor import find_first_moves
 from lore.llm.prompt import GRID_WORDING, describe
-from lore.llm.providers import Named, Provider, ProviderError, Request, build_provider
+from lore.llm.providers import Provider, ProviderError, Request, build_provider
 from lore.llm.providers.local import CUES
 from lore.llm.request import Wording
 from lore.studies.labelled_situations import Situation, TooFew, collect, find_subgoal, score_actions
@@ -57,7 +57,7 @@ Material = tuple[list[Situation], list[list[Situation]]]
 
 
 def probe_adviser(
-    options: ProbeOptions, env: EnvOptions, llm: Named, materials: dict[str, Material] | None = None
+    options: ProbeOptions, env: EnvOptions, llm: LLMOptions, materials: dict[str, Material] | None = None
 ) -> dict[str, Any]:
     """Probe one adviser on one task.
 
@@ -78,7 +78,7 @@ def probe_adviser(
     if env.family != "minigrid":
         raise BadInput("env.family", "lore-probe labels situations of env.family=minigrid alone")
     _check(options)
-    provider, started = build_provider(llm), time.monotonic()
+    provider, started = build_provider(llm, options.seed), time.monotonic()
     if provider.paid and options.budget_usd is None:
         raise BadInput("budget_usd", f"{provider.name} costs money; say how much it may cost at most")
     task = repr((env, options.situations, options.example_sets, options.examples, options.seed))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from lore.llm.asking.journal import Journal
 from lore.llm.asking.ledger import SweepLedger
 from lore.llm.asking.triggers import Triggers
 from lore.llm.prior_net import PriorNet
-from lore.llm.providers import build_provider, check_provider, may_cost_money
+from lore.llm.providers import CorruptedProvider, build_provider, check_provider, may_cost_money
 from lore.nn.products import BFLOAT16
 from lore.training.acting import Guidance
 from lore.training.families import EnvFamily, refuse_what_is_missing
@@ -211,7 +212,7 @@ def build_adviser(
             "llm.calibration", "batch depends on what was asked before; a run takes contextual or none"
         )
     check_plugins(cfg)
-    provider, family = build_provider(llm), refuse_what_is_missing(cfg.env, True, False)
+    provider, family = build_provider(llm, cfg.seed), refuse_what_is_missing(cfg.env, True, False)
     _check_budget(provider.paid, llm)
     optimal = family.optimal_actions
     if provider.privileged and optimal is None:
@@ -233,6 +234,7 @@ def build_adviser(
         timeout_s=llm.timeout_s,
         retries=llm.api_retries,
         wait=llm.wait,
+        is_corrupted=provider.corrupts if isinstance(provider, CorruptedProvider) else lambda plan_key: False,
     )
     alone = cfg.agent.name == "prior"  # follows advice alone: neither gate nor cooldown
     limits = AskLimits(
@@ -251,6 +253,27 @@ def build_adviser(
         privileged=None if optimal is None else lambda i: sorted(optimal(envs.envs[i]) or ()),
         wording=family.wording,
     )
+
+
+def describe_adviser(llm: LLMOptions, adviser: LLMController) -> dict[str, Any]:
+    """Say who advises a run, for summary.json.
+
+    Args:
+        llm: The options of the group `llm`.
+        adviser: What `build_adviser` gives.
+
+    Returns:
+        provider, model, dataset (None where nothing recorded is replayed), corruption, and corruption_kind
+        (None without any).
+    """
+    assert adviser.asker is not None
+    return {
+        "provider": llm.provider,
+        "model": adviser.asker.provider.model,
+        "dataset": llm.dataset if llm.provider == "recorded" else None,
+        "corruption": llm.corruption,
+        "corruption_kind": llm.corruption_kind if llm.corruption > 0 else None,
+    }
 
 
 def build_guidance(

@@ -271,9 +271,10 @@ class Trainer:
         Args:
             status: running, finished, failed or interrupted.
         """
-        progress, advice = self.progress, {}
+        progress, advice, adviser = self.progress, {}, None
         if self.adviser and self.meter:
             advice = self.meter.totals() | self.adviser.metrics()
+            adviser = build.describe_adviser(self.cfg.llm, self.adviser)
         self.logger.write_summary(
             make_summary(
                 env_id=self.cfg.env.id,
@@ -286,6 +287,7 @@ class Trainer:
                 eval_curve=progress.curve,
                 eval_success_greedy=progress.greedy,
                 eval_success_advised=progress.advised,
+                adviser=adviser,
                 advice=advice,
                 alerts=self.logger.alerts,
             )

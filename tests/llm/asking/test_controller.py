@@ -11,6 +11,7 @@ import shutil
 import statistics
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -387,6 +388,40 @@ def test_a_privileged_provider_sees_what_it_is_asked_about(tmp_path: Path, gate:
     assert plain.asked[0].privileged is None
 
 
+def test_steps_on_corrupted_advice_are_counted_wherever_the_answer_comes_from(tmp_path: Path) -> None:
+    """A plan is counted as its answer is, also where it leads to another kind; learned advice never is."""
+    wrong = {plan_key(place(0)), plan_key(place(1))}
+    script = {"go on 0": LEFT, "go on 1": plan("left; left; left"), "go on 2": plan("goto(goal)")}
+    controller = make(
+        tmp_path,
+        FakeProvider(lambda asked: script[asked.state.mission]),
+        is_corrupted=lambda key: key in wrong,
+    )
+    assert math.isnan(controller.metrics()["llm/corrupted_share"])
+    counts = []
+    for number, mission in enumerate((0, 0, 1, 2, 2)):  # weights twice, a plan that goes on in another kind
+        controller.advise([place(mission, step=number + 1)], number)
+        counts.append((controller.followed["all"], controller.followed["corrupted"]))
+    assert counts == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]
+    controller.advise([place(2, step=0)], 6)  # an episode begins: no way to a goal, so no advice
+    controller.advise([place(3, step=1)], 7, learned=[LEARNED])
+    assert controller.followed == {"all": 5, "corrupted": 5}
+    assert controller.metrics()["llm/corrupted_share"] == 1.0
+
+
+def test_a_checkpoint_from_before_corruption_says_that_nothing_was_corrupted(tmp_path: Path) -> None:
+    controller = make(tmp_path, FakeProvider([plan("left; left; left")]))
+    controller.advise([place(0)], 0)
+    state = json.loads(json.dumps(controller.state_dict()))
+    del state["followed"]
+    state["slots"] = [slot[:5] for slot in state["slots"]]
+    state["answers"] = {key: stored[:4] for key, stored in state["answers"].items()}
+    again = make(tmp_path, FakeProvider([LEFT]))
+    again.load_state_dict(state)
+    again.advise([place(0, step=2)], 1)
+    assert again.followed == {"all": 1, "corrupted": 0} and again.metrics()["llm/corrupted_share"] == 0.0
+
+
 # whole runs, and taken up again
 
 
@@ -438,10 +473,15 @@ def script(asked: Any) -> Any:
     return draw.choice([*BAD_TEXT.values(), *map(ProviderError, FAILURES), KeyError("a bug")])
 
 
+def is_corrupted(plan_key: str) -> bool:
+    return zlib.crc32(plan_key.encode()) % 2 == 0
+
+
 def controller_of(folder: Path, seed: int, wait: bool, provider: FakeProvider) -> LLMController:
     limits = (NO_LIMITS, AskLimits(5, 25), AskLimits(0, 0), AskLimits(15, None))[seed]
     total, usd = ((None, None), (None, 3.0), (5, None), (40, 0.7))[seed]
     options: dict[str, Any] = {"failures": (1, 2, 2, 2)[seed], "pause": 12, "retries": 1, "wait": wait}
+    options["is_corrupted"] = is_corrupted
     triggers = Triggers((0.2, 0.2, 0.5, 0.1)[seed], 2.0, 4)
     return make(folder, provider, limits, triggers, 2, cache=cached(folder), total=total, usd=usd, **options)
 
@@ -520,6 +560,7 @@ def test_the_recorded_runs_meet_everything(runs: list[Run]) -> None:
     repeated = [a.env_step == b.env_step for run in runs for a, b in itertools.pairwise(run.steps)]
     assert any(repeated)  # both episodes ended at once
     assert sum(run.end["asker"]["counts"]["cached"] for run in runs) > 5
+    assert all(0 < run.end["followed"]["corrupted"] < run.end["followed"]["all"] for run in runs)
 
 
 def again(

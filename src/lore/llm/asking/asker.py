@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lore.base.types import GridState
@@ -54,6 +55,7 @@ class Asker:
         retries: int = 1,
         wait: bool = True,
         clock: Callable[[], float] = time.time,
+        is_corrupted: Callable[[str], bool] = lambda plan_key: False,
     ):
         """Begin without a question under way.
 
@@ -69,9 +71,10 @@ class Asker:
             retries: Further attempts after a failure that may pass.
             wait: Whether `ask` returns only with the outcome.
             clock: Returns the seconds since 1970.
+            is_corrupted: Plan key -> whether the provider makes its answers there wrong on purpose.
         """
         self.provider, self.journal, self.budget, self.breaker = provider, journal, budget, breaker
-        self.say, self.wait, self._clock = say, wait, clock
+        self.say, self.wait, self._clock, self._is_corrupted = say, wait, clock, is_corrupted
         self._stored = StoredAnswers(cache, provider.identity())
         self._log = AskLog(journal, (provider.identity(), PROMPT_VERSION, ANSWER_VERSION))
         self._sender = Sender(provider, say, ledger=ledger, timeout_s=timeout_s, retries=retries, clock=clock)
@@ -289,6 +292,7 @@ class Asker:
             self.breaker.record_success()
             meta = {"usd": record.usd, "tokens": record.tokens, "latency_s": record.latency_s}
             self._stored.keep(question.request, answer, record.text, meta)
+        answer = replace(answer, corrupted=self._is_corrupted(record.plan_key))
         return Asked(question, "answered", answer)
 
     def _pause(self, until: float) -> None:

@@ -65,6 +65,7 @@ class LLMController:
             here), reader, or what became of an ask (see Asked).
         triggers_fired: How often each trigger fired.
         plans: How often a plan ended, by its status: done, impossible.
+        followed: Steps with advice from a plan or an answer: all, and those whose answer was corrupted.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class LLMController:
         self.outcomes: Counter[str] = Counter()
         self.triggers_fired: Counter[str] = Counter()
         self.plans: Counter[str] = Counter()  # ended: done, impossible
+        self.followed: Counter[str] = Counter(all=0, corrupted=0)
         self._slots = [_Slot(Follower(actions, self.plans)) for _ in range(num_envs)]
         self._last_ask: int | None = None
         self._last_success: int | None = None
@@ -148,6 +150,8 @@ class LLMController:
                 learned[i] if learned else None,
             )
             self.outcomes[outcome] += 1
+            if one is not None and one.source in ("plan", "answer"):
+                self.followed.update(all=1, corrupted=int(one.corrupted))
             advice.append(one)
         return _prior(advice, len(self.actions))
 
@@ -245,6 +249,9 @@ class LLMController:
             "llm/calls_used": float(asked),
             "llm/provider_calls": float(asker.counts["provider_calls"]),
             "llm/cache_hit_rate": asker.counts["cached"] / asked if asked else math.nan,
+            "llm/corrupted_share": self.followed["corrupted"] / self.followed["all"]
+            if self.followed["all"]
+            else math.nan,
             "llm/cost_usd": asker.budget.usd,
             "llm/tokens": float(asker.budget.tokens),
             "time/llm_latency_s": asker.latency_s / max(1, asker.counts["provider_calls"]),
@@ -277,6 +284,7 @@ class LLMController:
             "outcomes": dict(self.outcomes),
             "triggers_fired": dict(self.triggers_fired),
             "plans": dict(self.plans),
+            "followed": dict(self.followed),
             "slots": [
                 [
                     s.follower.executor.state_dict(),
@@ -284,6 +292,7 @@ class LLMController:
                     s.follower.confidence,
                     s.boundary.carried,
                     s.boundary.ahead,
+                    s.follower.corrupted,
                 ]
                 for s in self._slots
             ],
@@ -309,11 +318,13 @@ class LLMController:
         self.plans.clear()  # kept as it is: the followers add to it
         self.plans.update(state["plans"])
         self.triggers_fired = Counter(state["triggers_fired"])
-        for slot, (executor, running, confidence, carried, ahead) in zip(
+        self.followed = Counter(state.get("followed", {"all": 0, "corrupted": 0}))  # older: none corrupted
+        for slot, (executor, running, confidence, carried, ahead, *corrupted) in zip(
             self._slots, state["slots"], strict=True
         ):
             slot.follower.executor.load_state_dict(executor)
             slot.follower.running, slot.follower.confidence = running, confidence
+            slot.follower.corrupted = corrupted == [True]
             slot.boundary.carried, slot.boundary.ahead = carried, ahead
         self._last_ask, self._last_success = state["last_ask"], state["last_success"]
         self._now = state["now"]
@@ -329,13 +340,18 @@ def _stored_answer(answer: Answer) -> list[Any]:
         None if answer.weights is None else list(answer.weights),
         answer.confidence,
         answer.why,
+        answer.corrupted,
     ]
 
 
 def _read_answer(stored: list[Any]) -> Answer:
-    plan, weights, confidence, why = stored
+    plan, weights, confidence, why, *corrupted = stored  # checkpoints of older runs do not say corrupted
     return Answer(
-        None if plan is None else parse(plan), None if weights is None else tuple(weights), confidence, why
+        None if plan is None else parse(plan),
+        None if weights is None else tuple(weights),
+        confidence,
+        why,
+        corrupted == [True],
     )
 
 

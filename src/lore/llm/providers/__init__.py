@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lore.base.plugins import faults_of_call, load, missing, refuse_faulty
+from lore.config.options import LLMOptions
 from lore.config.plugins import PROVIDER_GROUP, PROVIDERS
+from lore.llm.providers.corrupted import CorruptedProvider
 from lore.llm.request import FAILURES, Provider, ProviderError, Reply, Request
 
 __all__ = [
     "FAILURES",
     "PROVIDERS",
+    "CorruptedProvider",
     "Provider",
     "ProviderError",
     "Reply",
@@ -39,11 +42,14 @@ class Priced(Named, Protocol):
     prices: Any
 
 
-def build_provider(options: Named) -> Provider:
+def build_provider(options: LLMOptions, seed: int = 0) -> Provider:
     """Make the provider that `options.provider` names, after `check_provider`.
+
+    With `llm.corruption` it is corrupted.
 
     Args:
         options: The options of the group `llm`.
+        seed: Seed of the run; draws what `llm.corruption` spoils.
 
     Returns:
         The provider, ready to be asked.
@@ -55,7 +61,9 @@ def build_provider(options: Named) -> Provider:
     check_provider(options)
     provider = _factory(options)(options)
     _refuse(options, missing(provider, ATTRIBUTES, METHODS))
-    return provider
+    if options.corruption == 0:
+        return provider
+    return CorruptedProvider(provider, options.corruption, options.corruption_kind, seed)
 
 
 def check_provider(options: Named) -> None:

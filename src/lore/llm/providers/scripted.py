@@ -80,7 +80,7 @@ class ScriptedProvider:
         if o.failure == "explore":
             return reply("explore")
         if o.failure == "independent":
-            return reply(_away(request.state, chance))
+            return reply(stay_away(request.state, chance))
         moves = find_first_moves(parse(plan), request.state, request.actions)
         swap = {"left": "right", "right": "left"}
         return reply_weights({swap.get(move, move): share for move, share in moves.items()}, request.actions)
@@ -216,8 +216,16 @@ def _seen(state: GridState, kind: str, color: str = "", how: str = "") -> bool:
     )
 
 
-def _away(state: GridState, chance: int) -> str:
-    """Let go of what is in hand, go to a thing that is not the mission's last, if any, and stay there."""
+def stay_away(state: GridState, chance: int) -> str:
+    """Write a plan that keeps from the mission: let go, go to a thing that is not its last, and stay there.
+
+    Args:
+        state: What the agent knows.
+        chance: Any number; chooses among the kinds of things seen.
+
+    Returns:
+        Text of the plan.
+    """
     last = next((word for word in reversed(state.mission.split()) if word in _KINDS), "")
     things = sorted({thing.kind for thing in state.cells.values()} & set(_KINDS) - {last, "goal"})
     steps = ["drop"] if state.carrying is not None else []
