@@ -50,6 +50,8 @@ class Spy:
 
 
 class Options:
+    corruption = 0.0
+
     def __init__(self, provider, paid=False, privileged=False, fails=False):
         self.provider, self.paid, self.privileged, self.fails = provider, paid, privileged, fails
 

@@ -94,17 +94,16 @@ def arm_name(cfg: Config) -> str:
     Args:
         cfg: Options of the run.
     """
-    corrupted = "-corrupted" if cfg.llm.corruption > 0 else ""
+    advised = "none" not in (cfg.gate.name, cfg.llm.provider)
+    corrupted = "-corrupted" if advised and cfg.llm.corruption > 0 else ""
     if cfg.agent.name != "dreamer":
         return "random" if cfg.gate.name == "none" else f"{cfg.llm.provider}{corrupted}"
     arm = cfg.ablation
     if arm is None:
         matching = [name for name in "ABCDEF" if _matches(cfg, ARMS[name])]
         arm = matching[0] if matching else "custom"
-    if "none" in (cfg.gate.name, cfg.llm.provider):
-        corrupted = ""
-    advised = cfg.gate.name != "none" and cfg.llm.provider != "scripted"
-    return f"{arm}-{cfg.llm.provider}{corrupted}" if advised else f"{arm}{corrupted}"
+    named = cfg.gate.name != "none" and cfg.llm.provider != "scripted"
+    return f"{arm}-{cfg.llm.provider}{corrupted}" if named else f"{arm}{corrupted}"
 
 
 def _matches(cfg: Config, switches: dict[str, Any]) -> bool:
