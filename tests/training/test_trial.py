@@ -13,6 +13,7 @@ from lore.base.errors import BadInput
 from lore.config.compose import compose
 from lore.config.options import TrialOptions
 from lore.training import paired
+from lore.training.evidence import Case
 from lore.training.paired import GRADUATED, HARMFUL, ON_TRIAL, OUTGROWN, SHOWN, Paired
 from lore.training.trial import STAGES, Always, Coin, JumpStart, Trial, build_trial
 
@@ -163,7 +164,7 @@ def test_a_graduate_whose_success_falls_is_advised_again() -> None:
 def test_an_adviser_that_turns_is_on_trial_again_with_all_evidence_anew() -> None:
     trial = on_trial_again()
     assert (trial.phase, trial.trust, trial.trial) == (ON_TRIAL, 0.0, 2)
-    assert trial.case == trial._new_case()
+    assert trial.case == Case.begun(0.05)
     play(trial, 1.0, 0.0, until=SHOWN)
     assert trial.case.benefit.value >= 2 * 3 / 0.05
 
@@ -325,9 +326,14 @@ def test_a_task_without_bounds_is_refused(bounds: tuple[float, float]) -> None:
     assert isinstance(build_trial(TrialOptions(name="coin"), 1, random.Random(0), bounds), Coin)
 
 
-def test_an_environment_must_begin_before_it_steps() -> None:
-    with pytest.raises(ValueError, match="environment 0"):
-        make_paired().step(0)
+def test_episodes_begin_and_end_in_turn() -> None:
+    """One that begins twice would keep all later bets waiting."""
+    trial = make_paired()
+    with pytest.raises(ValueError, match="no episode has begun in environment 0"):
+        trial.step(0)
+    trial.begin(0)
+    with pytest.raises(ValueError, match="environment 0 has not ended"):
+        trial.begin(0)
 
 
 def test_none_always_advises_and_says_nothing() -> None:

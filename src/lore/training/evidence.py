@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+from lore.training.tally import Mean
 
 BETS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 """Shares of the largest stake that cannot ruin; the wealth is spread over them evenly."""
@@ -85,3 +88,46 @@ class Decline:
         """Take the return of one advised episode, in [0, 1]."""
         stake = (self.level - return_) / (1 - self.level)  # at least -1
         self.sums = [(m + 1) * (1 + b * stake) for m, b in zip(self.sums, BETS, strict=True)]
+
+
+@dataclass
+class Case:
+    """The evidence of one trial.
+
+    Attributes:
+        benefit: Wealth of the bets that advice helps.
+        harm: Wealth of the bets that it harms; begun anew after a verdict of benefit.
+        on: Outcomes of advised episodes.
+        off: Outcomes of the others.
+        lengths: Lengths of advised successes.
+        steps: Environment steps since the trial began.
+        advised_steps: Those in which advice might act.
+        decline: Whether advised episodes still succeed; after a verdict of benefit.
+    """
+
+    benefit: Wealth
+    harm: Wealth
+    on: Mean = field(default_factory=Mean)
+    off: Mean = field(default_factory=Mean)
+    lengths: Mean = field(default_factory=Mean)
+    steps: int = 0
+    advised_steps: int = 0
+    decline: Decline | None = None
+
+    @classmethod
+    def begun(cls, eps: float) -> Case:
+        """Begin: no evidence."""
+        return cls(Wealth(1, eps), Wealth(-1, eps))
+
+    @classmethod
+    def loaded(cls, state: dict[str, Any]) -> Case:
+        """Make the case whose `dataclasses.asdict` is given."""
+        means = {name: Mean(**state[name]) for name in ("on", "off", "lengths")}
+        decline = None if state["decline"] is None else Decline(**state["decline"])
+        wealths = {name: Wealth(**state[name]) for name in ("benefit", "harm")}
+        return cls(**{**state, **means, **wealths, "decline": decline})
+
+    @property
+    def centre(self) -> float:
+        """Centre of the next episode's `effect`."""
+        return (self.on.value + self.off.value) / 2

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lore.config.options import TrialOptions
-from lore.training.evidence import Decline, Wealth
-from lore.training.tally import WINDOW, Mean, Tally, set_stream, stream_state
+from lore.training.evidence import Case, Decline, Wealth
+from lore.training.tally import WINDOW, Tally, set_stream, stream_state
 
 ON_TRIAL, SHOWN, GRADUATED, OUTGROWN, HARMFUL = PHASES = (
     "on trial",
@@ -61,31 +61,6 @@ class Entry:
     outcome: float | None = None
 
 
-@dataclass
-class Case:
-    """The evidence of one trial.
-
-    Attributes:
-        benefit: Wealth of the bets that advice helps.
-        harm: Wealth of the bets that it harms; begun anew after a verdict of benefit.
-        on: Outcomes of advised episodes.
-        off: Outcomes of the others.
-        lengths: Lengths of advised successes.
-        steps: Environment steps since the trial began.
-        advised_steps: Those in which advice might act.
-        decline: Whether advised episodes still succeed; after a verdict of benefit.
-    """
-
-    benefit: Wealth
-    harm: Wealth
-    on: Mean = field(default_factory=Mean)
-    off: Mean = field(default_factory=Mean)
-    lengths: Mean = field(default_factory=Mean)
-    steps: int = 0
-    advised_steps: int = 0
-    decline: Decline | None = None
-
-
 class Paired:
     """The phases of a run's trials."""
 
@@ -108,12 +83,10 @@ class Paired:
         self.tally = Tally()
         self.phase = ON_TRIAL
         self.trial = 1
-        self.case = self._new_case()
+        self.case = Case.begun(options.eps)
         self.count = 0  # episodes that have begun
         self.running: list[Entry | None] = [None] * num_envs
-        self.queue: list[
-            Entry
-        ] = []  # drawn episodes whose bets are not yet settled, in order of their beginning
+        self.queue: list[Entry] = []  # drawn, and not yet bet on; in the order of their beginnings
         self.handovers = 0
         self.verdicts: list[list[Any]] = []  # [environment step, verdict]
         self.graduation: list[Any] = [0, 0.0]  # environment step and unaided success of the latest
@@ -144,7 +117,7 @@ class Paired:
         """Draw whether an episode is advised, and fix all that its bet depends on."""
         if self.running[env] is not None:
             raise ValueError(f"the episode of environment {env} has not ended")  # its bet would wait for ever
-        share, case = self.share, self.case
+        share = self.share
         advised = self.rng.random() < share
         entry = Entry(
             number=self.count,
@@ -152,7 +125,7 @@ class Paired:
             phase=self.phase,
             share=share,
             advised=advised,
-            centre=(case.on.value + case.off.value) / 2,
+            centre=self.case.centre,
             horizon=self.horizon,
             acts=advised,
         )
@@ -251,7 +224,7 @@ class Paired:
         """Go on from a state that `state_dict` gave."""
         set_stream(self.rng, state["rng"])
         self.tally = Tally(**state["tally"])
-        self.phase, self.trial, self.case = state["phase"], state["trial"], _load_case(state["case"])
+        self.phase, self.trial, self.case = state["phase"], state["trial"], Case.loaded(state["case"])
         self.count, self.handovers = state["count"], state["handovers"]
         entries = {row["number"]: Entry(**row) for row in state["entries"]}
         self.running = [None if number is None else entries[number] for number in state["running"]]
@@ -264,9 +237,6 @@ class Paired:
         if entry is None:
             raise ValueError(f"no episode has begun in environment {env}")
         return entry
-
-    def _new_case(self) -> Case:
-        return Case(Wealth(1, self.options.eps), Wealth(-1, self.options.eps))
 
     def _within_cap(self) -> bool:
         return self.case.advised_steps <= self.options.cap * self.case.steps
@@ -293,29 +263,26 @@ class Paired:
             self._settle(self.queue.pop(0))
 
     def _settle(self, entry: Entry) -> None:
-        """Bet on an episode, where no verdict has overtaken it. All that began before it are settled."""
+        """Bet on an episode; all that began before it are settled. Those of a graduate have no bet."""
         assert entry.outcome is not None
-        if entry.trial != self.trial:
-            return
         case, bet = self.case, (entry.outcome, entry.advised, entry.share, entry.centre)
         bound = self.trial * (self.trial + 1) / self.options.alpha
-        if entry.phase == self.phase == ON_TRIAL:
+        if entry.phase == ON_TRIAL:
             case.benefit.bet(*bet)
             case.harm.bet(*bet)
             if case.benefit.value >= bound:
                 self._show_benefit()
             elif case.harm.value >= bound:
                 self._enter(HARMFUL, "advice harms: it is barred from now on")
-        elif entry.phase == SHOWN and self.phase in (SHOWN, GRADUATED):
+        elif entry.phase == SHOWN:
             assert case.decline is not None
             case.harm.bet(*bet)
             if entry.advised:
                 case.decline.add(entry.outcome)
             if case.decline.value >= DECLINE:
-                self.trial, self.case = self.trial + 1, self._new_case()
-                self._enter(
-                    ON_TRIAL, "advised episodes no longer succeed as they did: advice is on trial again"
-                )
+                self.trial, self.case = self.trial + 1, Case.begun(self.options.eps)
+                told = "advised episodes no longer succeed as they did: advice is on trial again"
+                self._enter(ON_TRIAL, told)
             elif case.harm.value >= bound:
                 self._enter(OUTGROWN, "the agent alone has outgrown the adviser: it is barred from now on")
 
@@ -336,28 +303,21 @@ class Paired:
             wanted = max(sum(advised) / WINDOW, 2 * self.case.decline.level) - self.options.eps
             if sum(unaided) / WINDOW >= wanted - 1e-9:
                 self.graduation = [self.tally.steps, sum(unaided) / WINDOW]
-                self._enter(GRADUATED, "the agent alone succeeds as often as with advice: advice fades out")
+                told = "the agent alone succeeds as often as with advice: advice fades out"
+                self._enter(GRADUATED, told, anew=False)
         elif self.phase == GRADUATED and self.graduation[1] - sum(unaided) / WINDOW >= FALL - 1e-9:
-            self._enter(SHOWN, "the agent alone succeeds less often than at graduation: advice is back")
+            told = "the agent alone succeeds less often than at graduation: advice is back"
+            self._enter(SHOWN, told, anew=False)
 
-    def _enter(self, phase: str, told: str) -> None:
-        """Change the phase; success is counted anew where the next change depends on it."""
+    def _enter(self, phase: str, told: str, anew: bool = True) -> None:
+        """Change the phase; success is counted anew where the next change depends on it.
+
+        anew: Other bets are made from now on, so none on what has begun before.
+        """
         self.phase = phase
+        if anew:
+            self.queue = []
         self.verdicts.append([self.tally.steps, phase])
         self.events.append(f"trial, step {self.tally.steps}: {told}")
         if phase == SHOWN:
             self.tally.advised, self.tally.unaided = [], []
-
-
-def _load_case(state: dict[str, Any]) -> Case:
-    decline = state["decline"]
-    return Case(
-        benefit=Wealth(**state["benefit"]),
-        harm=Wealth(**state["harm"]),
-        on=Mean(**state["on"]),
-        off=Mean(**state["off"]),
-        lengths=Mean(**state["lengths"]),
-        steps=state["steps"],
-        advised_steps=state["advised_steps"],
-        decline=None if decline is None else Decline(**decline),
-    )
