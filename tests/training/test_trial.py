@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -318,9 +321,9 @@ def test_returns_are_scaled_and_clipped() -> None:
 
 
 @pytest.mark.parametrize(
-    "bounds", [(0.0, math.inf), (-math.inf, 1.0), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0)]
+    "bounds", [None, (0.0, math.inf), (-math.inf, 1.0), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0)]
 )
-def test_a_task_without_bounds_is_refused(bounds: tuple[float, float]) -> None:
+def test_a_task_without_bounds_is_refused(bounds: tuple[float, float] | None) -> None:
     with pytest.raises(BadInput, match="trial: paired compares returns between two finite bounds"):
         build_trial(TrialOptions(name="paired"), 1, random.Random(0), bounds)
     assert isinstance(build_trial(TrialOptions(name="coin"), 1, random.Random(0), bounds), Coin)
@@ -456,6 +459,17 @@ def test_the_options_compose_and_are_checked() -> None:
             compose([wrong])
     with pytest.raises(BadInput, match=r"trial\.share"):
         compose(["trial=paired", "trial.share=1"])
+
+
+def test_the_page_names_every_option_metric_and_phase() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trial.md").read_text(encoding="utf-8")
+    options = [f"| `trial.{field.name}` | " for field in dataclasses.fields(TrialOptions)]
+    metrics = [f"`{name}`" for name in shown().metrics() | on_trial_again().metrics()]
+    phases = [f"| {number} {phase} |" for number, phase in enumerate(paired.PHASES)]
+    assert [each for each in (*options, *metrics, *phases) if each not in page] == []
+    for field in dataclasses.fields(TrialOptions):
+        default = "null" if field.default is None else field.default
+        assert re.search(rf"\| `trial\.{field.name}` \| `?{default}`? \|", page), field.name
 
 
 def test_the_phases_have_their_documented_numbers() -> None:

@@ -109,6 +109,23 @@ def turned(unaided: float, honest: int, runs: int, before: float = 1.0) -> tuple
     return np.array(counts), phases
 
 
+def hasty(runs: int, horizon: float | None) -> Counter[str]:
+    """First verdicts on advice that succeeds in 0.3 of the episodes, in 3 steps, beside 0.9, in 30, alone.
+
+    left: Runs in which benefit was shown, and 100 further episodes ended that phase.
+    """
+    phases: Counter[str] = Counter()
+    for seed in range(runs):
+        world = Steady(random.Random(seed), 60, (0.3, 0.9), (3, 30))
+        loop = Loop(trial_of(1, seed, horizon=horizon), world, 1)
+        loop.run(400)
+        phases[loop.trial.phase] += 1
+        if loop.trial.phase == SHOWN:
+            loop.run(100, lambda trial: trial.phase == SHOWN)
+            phases["left"] += loop.trial.phase != SHOWN
+    return phases
+
+
 def check_false_verdicts(envs: int, runs: int) -> None:
     phases = false_verdicts((*DRIFTS, "deceptive"), envs, runs)
     assert phases[SHOWN] <= 0.05 * runs and phases[HARMFUL] <= 0.05 * runs
@@ -172,6 +189,13 @@ def test_the_horizon_saves_steps_where_failures_are_long() -> None:
     assert np.median(within) < 1.15 * np.median(whole)  # failures are short: there is nothing to save
 
 
+def test_a_horizon_favours_the_fast_until_the_verdict() -> None:
+    """What docs/trial.md warns of: fast advice that is worse over whole episodes; those count afterwards."""
+    assert hasty(50, None)[SHOWN] <= 3
+    phases = hasty(50, 4.0)
+    assert phases[SHOWN] > 25 and phases["left"] >= phases[SHOWN] - 2
+
+
 @pytest.mark.parametrize("unaided", [0.0, 0.3, 0.6])
 def test_a_turncoat_is_on_trial_again_within_35_advised_episodes(unaided: float) -> None:
     counts, phases = turned(unaided, 40, 150)
@@ -189,27 +213,16 @@ WORLDS: dict[str, Callable[[random.Random], Steady]] = {
 
 
 def figures(runs: int) -> None:
-    """Print what docs/trial.md tells."""
+    """Print what docs/trial.md tells; 10 000 runs take about half an hour."""
     for kind in (*DRIFTS, "deceptive"):
         for envs in (1, 4, 16):
             phases = false_verdicts((kind,), envs, runs)
-            shares = [100 * phases[key] / runs for key in (SHOWN, HARMFUL)]
-            handed = phases["handed over"] / runs
-            print(
-                f"{kind}, {envs} envs: % benefit, harm {shares}; handed over {handed:.1f} a run", flush=True
-            )
+            shares = [round(100 * phases[key] / runs, 2) for key in (SHOWN, HARMFUL)]
+            print(f"{kind}, {envs} envs: % benefit, harm {shares}", flush=True)
+    few = 3 * runs // 10
     for envs in (4, 16):
-        counted = Counter(null_run("deceptive", envs, i, ByEnd, cap=1.0).trial.phase for i in range(runs))
-        print(f"counted by end, {envs} envs: benefit {100 * counted[SHOWN] / runs:.1f} %", flush=True)
-    for name, world in WORLDS.items():
-        for envs in (1, 4):
-            for horizon in (None, 2.0, 3.0, 4.0, 6.0, 8.0):
-                cells = [
-                    f"{np.quantile(x, share, method='higher'):.0f}"
-                    for x in verdicts(world, runs // 10, horizon, envs)
-                    for share in (0.5, 0.9)
-                ]
-                print(f"{name}, {envs} envs, h {horizon}: episodes, steps {' '.join(cells)}", flush=True)
+        counted = Counter(null_run("deceptive", envs, i, ByEnd, cap=1.0).trial.phase for i in range(few))
+        print(f"counted by end, {envs} envs: benefit {100 * counted[SHOWN] / few:.1f} %", flush=True)
     for before in (1.0, 0.7):
         for unaided in (0.0, 0.3, 0.6):
             counts, phases = turned(unaided, 40, runs // 10, before)
@@ -217,6 +230,17 @@ def figures(runs: int) -> None:
             print(
                 f"turned from {before}, {unaided} alone: {middle:.0f} {most:.0f}, {dict(phases)}", flush=True
             )
+    for name, world in WORLDS.items():
+        for envs in (1, 4):
+            for horizon in (None, 2.0, 3.0, 4.0, 6.0, 8.0):
+                cells = [
+                    f"{np.quantile(x, share, method='higher'):.0f}"
+                    for x in verdicts(world, runs // 25, horizon, envs)
+                    for share in (0.5, 0.9)
+                ]
+                print(f"{name}, {envs} envs, h {horizon}: episodes, steps {' '.join(cells)}", flush=True)
+    for horizon in (None, 4.0):
+        print(f"fast and worse, h {horizon}: {hasty(runs // 25, horizon)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ class JumpStart:
                 self.won.add(steps)
         self.window = [*self.window, success][-WINDOW:]
         rate = sum(self.window) / WINDOW
-        if len(self.window) < WINDOW or rate < self.best - TOLERANCE:
+        if len(self.window) < WINDOW or rate < self.best - TOLERANCE - 1e-9:
             return []
         self.best = max(self.best, rate)
         self.stage, self.window = self.stage + 1, []
@@ -281,7 +281,7 @@ def untested(tally: Tally) -> dict[str, Any]:
 
 
 def build_trial(
-    options: TrialOptions, num_envs: int, rng: random.Random, return_range: tuple[float, float]
+    options: TrialOptions, num_envs: int, rng: random.Random, return_range: tuple[float, float] | None
 ) -> Trial:
     """Make the trial of a run.
 
@@ -289,10 +289,10 @@ def build_trial(
         options: The group `trial`.
         num_envs: Training environments side by side.
         rng: Stream of the draws, at its start; its state is saved with the trial's.
-        return_range: Least and greatest raw return of an episode of the task.
+        return_range: Least and greatest raw return of an episode of the task; None where it declares none.
 
     Raises:
-        BadInput: The returns have no such bounds, which `paired` needs.
+        BadInput: The task declares no such bounds, which `paired` needs.
     """
     if options.name == "none":
         return Always()
@@ -300,11 +300,11 @@ def build_trial(
         return Coin(options, num_envs, rng)
     if options.name == "jumpstart":
         return JumpStart(num_envs)
-    low, high = return_range
+    low, high = bounds = return_range or (-math.inf, math.inf)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise BadInput(
             "trial",
-            f"paired compares returns between two finite bounds, and this task gives {low} to {high}; "
-            "use trial=coin",
+            f"paired compares returns between two finite bounds, and this task declares {low} to {high}; "
+            "let its return_range say the lowest and the highest return, or use trial=coin",
         )
-    return Paired(options, num_envs, rng, return_range)
+    return Paired(options, num_envs, rng, bounds)
