@@ -64,6 +64,13 @@ def test_every_logged_metric_has_a_line_and_every_line_a_metric(
     train(compose(["+preset=debug", *everything, *quiet]), folder)
     assert sent_to_wandb(folder) == numbers_in(folder)
     logged |= logged_in(folder)
+    for arm in ("G", "G_trusting", "kickstart", "clone"):
+        folder = tmp_path / arm
+        folder.mkdir()
+        small = ["+preset=debug", "env=empty5", "env.max_steps=20", "logger=quiet", "llm.cache=null"]
+        veto = ["gate.veto=true"] if arm == "G" else []
+        train(compose([f"+ablation={arm}", *small, *veto, "run.eval_every=0"]), folder)
+        logged |= logged_in(folder)
     table = (
         (ROOT / "docs" / "metrics.md")
         .read_text(encoding="utf-8")

@@ -96,6 +96,9 @@ def test_without_a_letter_it_is_e_with_the_scripted_adviser_on_doorkey_5x5() -> 
         ("E", "F", {"prior_net.enabled"}),
         ("A", "static_mask", {"env.actions"}),
         ("A", "A_time", {"env.timeout", "env.clock"}),
+        ("G", "G_trusting", {"trial.name"}),
+        ("G_trusting", "entropy", {"teach.name", "agent.entropy"}),
+        ("G_trusting", "clone", {"teach.name", "prior_net.enabled", "replay.success_bias"}),
     ],
 )
 def test_two_arms_differ_in_their_switches_and_nothing_else(one: str, other: str, keys: set[str]) -> None:
@@ -119,6 +122,9 @@ def test_an_arm_stays_itself_whatever_else_is_chosen() -> None:
 
 
 OTHER = {"useful": "all", "truncate": "terminal", "terminal": "truncate"}
+NAMES = {"gate.name": ("follow", "lore"), "teach.name": ("clone", "mix"), "trial.name": ("coin", "paired")}
+NAMES |= {"gate.beta": ("0.1", "0.2"), "agent.entropy": ("0.1", "0.2")}
+"""Switch -> two values: where an arm has the first, the second contradicts it."""
 CONTRADICTIONS = [
     (arm, key, wrong)
     for arm in ARMS
@@ -126,19 +132,22 @@ CONTRADICTIONS = [
     for wrong in [
         "null"
         if value is ANY_NUMBER
-        else {"gate.name": "follow" if value != "follow" else "lore", "gate.kl.mode": "project"}.get(key)
-        or {True: "false", False: "true", None: "5", **OTHER}[value]
+        else "project"
+        if key == "gate.kl.mode"
+        else next(name for name in NAMES[key] if name != value)
+        if key in NAMES
+        else {True: "false", False: "true", None: "5", **OTHER}[value]
     ]
 ]
 
 
 @pytest.mark.parametrize(("arm", "key", "wrong"), CONTRADICTIONS)
 def test_overriding_a_switch_that_an_arm_owns_is_refused(arm: str, key: str, wrong: str) -> None:
-    override = f"gate={wrong}" if key == "gate.name" else f"{key}={wrong}"
+    override = f"{key.removesuffix('.name')}={wrong}"
     with pytest.raises(BadInput) as refused:
         compose([f"+ablation={arm}", override])
     assert f"+ablation={arm} owns it" in str(refused.value)
-    assert refused.value.key == ("gate" if key == "gate.name" else key)
+    assert refused.value.key == key.removesuffix(".name")
 
 
 def test_a_contradiction_ends_the_command_with_one_line_and_status_2(
@@ -156,7 +165,7 @@ def test_an_unknown_gate_or_provider_leaves_no_folder_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for override, right in (
-        ("gate.name=nobody", "fixed, follow, lore"),
+        ("gate.name=nobody", "fixed, follow, hint, lore"),
         ("llm.provider=nobody", "anthropic"),
     ):
         assert cli.main([override]) == BAD_INPUT

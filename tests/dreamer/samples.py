@@ -62,6 +62,7 @@ def make_batch(B: int = 3, T: int = 6, seed: int = 0, spec: dict[str, ObsSpec] |
         is_first=ends[:, :-1],
         is_last=ends[:, 1:],
         is_terminal=ends[:, 1:] & (torch.rand(B, T, generator=g) < 0.5),
+        won=torch.zeros(B, T, dtype=torch.bool),
         success=torch.zeros(B, T, dtype=torch.bool),
         context=random_latent(B, seed),
         index=index,

@@ -262,6 +262,7 @@ def batch_of(cfg: Config, episode: films.Recording, spec: Spec) -> Batch:
         is_last=row([False] * (T - 1) + [True]),
         is_terminal=row(episode.terminal),
         success=zeros.bool(),
+        won=zeros.bool(),
         context=Latent(torch.zeros(B, cfg.size.deter), torch.zeros(B, cfg.size.stoch, dtype=torch.uint8)),
         index=torch.arange(B * T).view(B, T),
         prior=torch.zeros(B, T, 7),

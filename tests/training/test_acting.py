@@ -50,7 +50,9 @@ class Saying:
     def __init__(self, probs: Sequence[float] | None) -> None:
         self.probs, self.told = probs, []
 
-    def advise(self, states, env_step, td_error=None, latched=None, learned=None, over=None) -> Prior:
+    def advise(
+        self, states, env_step, td_error=None, latched=None, learned=None, over=None, may_ask=None
+    ) -> Prior:
         self.told.append({"td_error": td_error, "latched": latched, "learned": learned, "over": over})
         n = len(states)
         probs = torch.full((A,), 1 / A) if self.probs is None else torch.tensor(self.probs)

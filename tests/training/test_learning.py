@@ -9,12 +9,13 @@ import torch
 from tests.dreamer.samples import ACTIONS, SPEC, TINY, make_batch, rng, shake
 
 from lore.base.types import Batch
-from lore.config.options import AgentOptions, GateOptions, KLOptions, PriorNetOptions
+from lore.config.options import AgentOptions, GateOptions, KLOptions, PriorNetOptions, TeachOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.gate import FixedGate, UncertaintyGate, centred, divergence, mix
 from lore.llm.asking.controller import prior_logits
 from lore.llm.prior_net import PriorNet
 from lore.training.learning import GuidedLearning
+from lore.training.teaching import build_teacher
 
 FEATURES = TINY.deter + TINY.stoch * TINY.classes
 
@@ -25,7 +26,10 @@ def make(gate: FixedGate | UncertaintyGate | None, replay_value: str = "keep") -
     options = AgentOptions(critic_ensemble=members, disagreement_ensemble=members, warmup=0, lr=1e-3)
     net = PriorNet(PriorNetOptions(members=2), FEATURES, ACTIONS, TINY.units, 0)
     heads = {"prior_net": net} if gate else {}
-    guide = GuidedLearning(gate, net.logits, replay_value) if gate else None
+    guide = None
+    if gate:
+        teach = TeachOptions(name="mix" if gate.options.mix_in_imagination else "none")
+        guide = GuidedLearning(gate, net.logits, replay_value, build_teacher(teach, options.entropy, net))
     return DreamerV3Agent(SPEC, ACTIONS, options, TINY, 0, heads=heads, guide=guide)
 
 
@@ -107,7 +111,7 @@ def test_the_penalty_is_the_mean_kl_of_rows_that_a_provider_advised() -> None:
     batch = advised(make_batch(4, 8))
     logits = torch.randn(4, 8, ACTIONS, generator=rng(2)).requires_grad_()
     guide = make(gate).guide
-    losses, metrics = guide.kl_loss(logits, batch, None)
+    losses, metrics = guide.replay_loss(logits, batch, None)
     kls = []
     for b in range(4):
         for t in range(8):

@@ -36,7 +36,8 @@ class Episode:
 
     env_step: transitions made by all environments when it ended. length: transitions of the episode.
     return_: undiscounted raw reward. success: return_ > 0. layout: hash of the initial grid.
-    adviser: who advised it ("none" without advice).
+    adviser: who advised it ("none" without advice). handed_over: the step from which advice acted in an
+    episode that began without it, None where that did not happen.
     """
 
     env_step: int
@@ -49,6 +50,7 @@ class Episode:
     success: bool
     shaped_return: float
     adviser: str = "none"
+    handed_over: int | None = None
 
 
 @dataclass
@@ -84,9 +86,9 @@ class Batch:
 
     obs: key -> (B, T, *shape). action: (B, T), taken at each row. prev_action: (B, T), taken one row
     earlier. reward: (B, T). is_first, is_last, is_terminal, success: (B, T) bool. context: latents (B, ...)
-    of the row before the first. index: (B, T) rows in the replay, for fresh latents. prior (B, T, A),
-    mask (B, T, A), confidence, source, beta and temperature (B, T): the advice each row was acted under,
-    zeros without.
+    of the row before the first. won: (B, T) bool, whether the row's episode has ended, with a success.
+    index: (B, T) rows in the replay, for fresh latents. prior (B, T, A), mask (B, T, A), confidence, source,
+    beta and temperature (B, T): the advice each row was acted under, zeros without.
     """
 
     obs: dict[str, Tensor]
@@ -97,6 +99,7 @@ class Batch:
     is_last: Tensor
     is_terminal: Tensor
     success: Tensor
+    won: Tensor
     context: Latent
     index: Tensor
     prior: Tensor

@@ -32,8 +32,17 @@ TIMELESS = {"env.timeout": "truncate", "env.clock": False}
 TIMED = {"env.timeout": "terminal", "env.clock": True}
 
 
+UNTAUGHT = {"teach.name": "none", "trial.name": "none"}
+
+
 def _switches(gate: str, kl: str, distilled: bool, **more: Any) -> dict[str, Any]:
-    return {"gate.name": gate, "gate.kl.mode": kl, "prior_net.enabled": distilled} | TIMELESS | more
+    own = {"gate.name": gate, "gate.kl.mode": kl, "prior_net.enabled": distilled}
+    return own | UNTAUGHT | TIMELESS | more
+
+
+def _taught(teach: str, trial: str, gate: str = "lore", distilled: bool = True) -> dict[str, Any]:
+    how = {"teach.name": teach, "trial.name": trial}
+    return _switches(gate, "none", distilled) | how | TIMED | LIMITED
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -46,6 +55,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "F": _switches("lore", "penalty", True) | LIMITED,
     "static_mask": _switches("none", "none", False) | {"env.actions": "useful"},
     "prefill": _switches("follow", "none", False) | FREE,
+    "G": _taught("informed", "paired"),
+    "G_trusting": _taught("informed", "coin"),
+    "entropy": _taught("none", "coin") | {"agent.entropy": 0.03},
+    "kickstart": _taught("kickstart", "none", "fixed") | {"gate.beta": 0.0, "teach.filtered": False},
+    "jumpstart": _taught("none", "jumpstart", "follow", False) | {"gate.follow_steps": None},
+    "hint": _taught("none", "coin", "hint", False) | {"env.hint": True},
+    "clone": _taught("clone", "coin", distilled=False),
 }
 """Arm -> the switches that it owns, with their values. conf/ablation/ARM.yaml sets them."""
 
@@ -76,7 +92,7 @@ def check_arm(cfg: Config) -> None:
     for key, wanted in ARMS[cfg.ablation].items():
         value = attrgetter(key)(cfg)
         if not allows(wanted, value):
-            group = "gate" if key == "gate.name" else key
+            group = key.removesuffix(".name")  # gate, teach, trial: chosen as a group
             raise BadInput(
                 group,
                 f"+ablation={cfg.ablation} owns it: {_in_yaml(wanted)}, not {_in_yaml(value)}; "

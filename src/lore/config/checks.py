@@ -26,6 +26,7 @@ CHOICES = {
     "agent.name": ("dreamer", "random", "prior"),
     "agent.replay_value": ("keep", "weight", "drop"),
     "gate.temperature": ("entropy", "match", "fixed"),
+    "teach.name": ("none", "informed", "kickstart", "clone", "mix"),
     "gate.kl.mode": ("none", "penalty", "project"),
     "trial.name": ("none", "coin", "paired", "jumpstart"),
     "llm.corruption_kind": ("random", "systematic"),
@@ -76,6 +77,10 @@ AT_LEAST = {
     "gate.kl.kl_lr": 0,
     "gate.kl.lambda_max": 0,
     "prior_net.members": 2,
+    "teach.eta_q": 0,
+    "teach.weight": 0,
+    "teach.anneal_steps": 1,
+    "teach.margin": 0,
     "trial.horizon": 1,
     "health.kl_rows": 1,
     "llm.api_retries": 0,
@@ -104,6 +109,7 @@ ABOVE_ZERO = (
     "explore.temperature_end",
     "gate.entropy_share",
     "gate.fixed_temperature",
+    "teach.mi_max",
     "trial.alpha",
 )
 SHARES = (
@@ -119,6 +125,7 @@ SHARES = (
     "gate.off_scale",
     "gate.dropout",
     "gate.entropy_share",
+    "teach.w_max",
     "prior_net.max_entropy",
     "prior_net.max_disagreement",
     "trial.share",
@@ -316,11 +323,36 @@ def _gate(cfg: Config) -> None:
             "gate.mix_in_imagination",
             "needs prior_net.enabled=true and a gate that mixes: in imagination only PriorNet advises",
         )
+    _teach(cfg)
+    if gate.name == "hint" and not cfg.env.hint:
+        raise BadInput("env.hint", "gate=hint shows advice in the observation, so it needs env.hint=true")
+    if gate.name == "hint" and gate.kl.mode != "none":
+        raise BadInput("gate.kl.mode", f"gate=hint mixes nothing: none, not {gate.kl.mode}")
+    if gate.veto and (learner != "dreamer" or gate.name in ("none", "follow", "hint")):
+        raise BadInput(
+            "gate.veto", "needs critics and advice that is mixed in; agent=dreamer, gate=lore or fixed"
+        )
     if gate.name == "follow":
         if gate.kl.mode != "none":
             raise BadInput("gate.kl.mode", f"gate=follow mixes nothing: none, not {gate.kl.mode}")
         if cfg.agent.replay_value == "weight":
             raise BadInput("agent.replay_value", "gate=follow mixes nothing to weigh by; use keep or drop")
+
+
+def _teach(cfg: Config) -> None:
+    teach, gate = cfg.teach.name, cfg.gate
+    if teach == "none":
+        return
+    if gate.name == "none":
+        raise BadInput("teach", f"gate=none lets no advice in that could teach; use teach=none, not {teach}")
+    if teach != "clone" and not cfg.prior_net.enabled:
+        raise BadInput("prior_net.enabled", f"teach={teach} learns from PriorNet; use true")
+    if gate.mix_in_imagination and teach != "mix":
+        raise BadInput(
+            "gate.mix_in_imagination", f"is teach=mix, and so goes not with teach={teach}; leave one out"
+        )
+    if teach == "mix" and gate.name == "follow":
+        raise BadInput("teach", "gate=follow mixes nothing; use gate=lore or fixed with teach=mix")
 
 
 def _device(device: str) -> None:

@@ -36,6 +36,7 @@ class EnvOptions:
     max_steps: int | None = None  # time limit of an episode in steps; null keeps the task's own
     timeout: str = "truncate"  # the time limit: truncate (something would follow) | terminal (nothing does)
     clock: bool = False  # show the agent the share of the episode's time that is left
+    hint: bool = False  # room in the observation for advice, a weight for each action; gate=hint fills it
     family: str = "minigrid"  # kind of worlds, or one of an installed package
 
 
@@ -74,6 +75,7 @@ def _scales() -> dict[str, float]:
         "disagreement_ensemble": 1.0,
         "prior_net": 1.0,
         "kl": 1.0,
+        "clone": 1.0,
     }
 
 
@@ -144,7 +146,7 @@ class GateOptions:
     Steps are environment steps of the run.
     """
 
-    name: str = "lore"  # none | fixed | lore | follow, or one of an installed package
+    name: str = "lore"  # none | fixed | lore | follow | hint, or one of an installed package
     # fixed
     beta: float = 0.3  # beta wherever there is advice
     # lore
@@ -165,6 +167,9 @@ class GateOptions:
     temperature: str = "entropy"  # of the advice: entropy | match | fixed
     entropy_share: float = 0.5  # entropy: of the advised distribution, as a share of log A
     fixed_temperature: float = 1.0  # fixed
+    veto: bool = (
+        False  # advice does not act where the critics are sure that its action is worse than the best
+    )
     mix_in_imagination: bool = False  # mix PriorNet's advice into imagined steps too
     beta_imagine_max: float = 0.1  # largest beta there
     kl: KLOptions = field(default_factory=KLOptions)
@@ -178,6 +183,23 @@ class PriorNetOptions:
     members: int = 5  # networks in the ensemble
     max_entropy: float = 0.5  # of the mean advice, as a share of log A: above it, it is not confident
     max_disagreement: float = 0.05  # mutual information of action and member, as a share of log A
+
+
+@dataclass
+class TeachOptions:
+    """How advice enters learning. It reads the distilled adviser, so it needs prior_net.enabled."""
+
+    name: str = "none"  # none | informed | kickstart | clone | mix
+    # informed
+    w_max: float = 0.97  # largest share of the distilled adviser in the policy that is informed
+    mi_max: float = 1.0  # mutual information of action and member, a share of log A, at which it has no share
+    eta_q: float = 0.03  # coefficient of the KL to the informed policy where its share is w_max
+    # kickstart, clone
+    weight: float = 0.1  # of the loss, at the first step
+    # kickstart
+    anneal_steps: int | None = None  # environment steps over which the weight falls to 0; null: it stays
+    filtered: bool = False  # only where the world model and the critic do not speak against the advice
+    margin: float = 0.02  # filtered: how much less than the state's value the advised action may promise
 
 
 @dataclass
@@ -298,6 +320,7 @@ class Config:
     explore: ExploreOptions = field(default_factory=ExploreOptions)
     gate: GateOptions = field(default_factory=GateOptions)
     prior_net: PriorNetOptions = field(default_factory=PriorNetOptions)
+    teach: TeachOptions = field(default_factory=TeachOptions)
     llm: LLMOptions = field(default_factory=LLMOptions)
     trial: TrialOptions = field(default_factory=TrialOptions)
     health: HealthOptions = field(default_factory=HealthOptions)

@@ -20,6 +20,7 @@ CONFIG_GROUP = "lore.configs"
 GATES = {
     "fixed": "lore.gate.gates:FixedGate",
     "follow": "lore.gate.gates:FollowGate",
+    "hint": "lore.gate.gates:HintGate",
     "lore": "lore.gate.gates:UncertaintyGate",
 }
 """Name -> its class, written as an entry point; `none` is no gate. A class takes the options and a device."""

@@ -7,6 +7,7 @@ danijar/dreamerv3, dreamerv3/agent.py (imag_loss, repl_loss).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from lore.nn.distributions import TwoHot, symexp_bins
 from lore.nn.layers import MLP
 
 LAYERS = 3
+Regularise = Callable[[Tensor, Tensor], "tuple[Tensor, dict[str, Tensor]] | None"]
+"""Features (H, N, F) and the policy's log-probabilities (A, H, N) -> a bonus (H, N) and metrics, or None."""
 
 
 class SlowCopy:
@@ -164,7 +167,12 @@ class ActorCritic(nn.Module):
         return fused.sample(logits.unsqueeze(1), uniform.unsqueeze(1)).squeeze(1).long()
 
     def loss(
-        self, imagined: Imagined, reward: Tensor, cont: Tensor, bonus: Tensor | None = None
+        self,
+        imagined: Imagined,
+        reward: Tensor,
+        cont: Tensor,
+        bonus: Tensor | None = None,
+        regularise: Regularise | None = None,
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor], Tensor | None, Tensor]:
         """Compute the losses of actor and critic over imagined rollouts.
 
@@ -177,6 +185,7 @@ class ActorCritic(nn.Module):
             cont: Predicted discount times probability of going on, (H+1, N).
             bonus: What was added to the logits when the actions were drawn, (H, N, A); None where nothing
                 was.
+            regularise: Computes what stands in place of the entropy bonus; None: the entropy bonus stays.
 
         Returns:
             Losses by name, each (N,); lambda-returns (H, N); metrics, 0-d; KL(sg(pi_mix) || pi_wm)
@@ -198,7 +207,9 @@ class ActorCritic(nn.Module):
             kl = (log_probs.detach().exp() * (log_probs.detach() - alone)).sum(0)
         log_prob = log_probs.gather(0, imagined.action[:-1].unsqueeze(0)).squeeze(0)
         entropy = -(log_probs.exp() * log_probs).sum(0)
-        actor = -weight * (log_prob * advantage + o.entropy * entropy)
+        regular = None if regularise is None else regularise(feat[:-1], log_probs)
+        spread, more = (o.entropy * entropy, {}) if regular is None else regular
+        actor = -weight * (log_prob * advantage + spread)
         critic_loss = weight * self._critic_loss(critic, returns, self.slow_value(feat[:-1]))
         metrics = {
             "policy/entropy": entropy.mean(),
@@ -206,6 +217,7 @@ class ActorCritic(nn.Module):
             "value/imagined": value.mean(),
             "value/return_scale": scale,
             "value/advantage_abs": advantage.abs().mean(),
+            **more,
         }
         return {"actor": actor.mean(0), "critic": critic_loss.mean(0)}, returns, metrics, kl, logits[:, 0].T
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -166,6 +167,46 @@ class DreamerV3Agent:
         """
         return self.actor_critic.value(feat).mean
 
+    @torch.no_grad()
+    def lookahead(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Imagine one step by an action, and compare what it promises with the value of the state.
+
+        Args:
+            feat: Features, (N, F).
+            action: (N,) long.
+
+        Returns:
+            Predicted reward plus the discounted value of the state that follows, (N,), and the value of the
+            state itself, (N,).
+        """
+        rssm = self.world_model.rssm
+        uniform = torch.rand(len(feat), rssm.stoch, generator=self.rng["lookahead"], device=feat.device)
+        after = rssm.prior_step(feat, action, uniform, rssm.prepare())
+        reward, cont = self.world_model.predict(after)
+        return reward + cont * self.value(after), self.value(feat)
+
+    @torch.no_grad()
+    def outcomes(self, feat: Tensor, rng: torch.Generator) -> Tensor:
+        """Imagine one step by every action, and ask each critic of the ensemble what it promises.
+
+        Args:
+            feat: Features, (N, F).
+            rng: Draws the latents; on the agent's device.
+
+        Returns:
+            Predicted reward plus the discounted value of the state that follows, in return scales, (K, N, A).
+        """
+        assert self.critic_ensemble is not None
+        rssm, N, A = self.world_model.rssm, len(feat), self.num_actions
+        uniform = torch.rand(N, rssm.stoch, generator=rng, device=self.device)  # the same for every action
+        every = torch.arange(A, device=self.device).repeat(N)
+        after = rssm.prior_step(
+            feat.repeat_interleave(A, 0), every, uniform.repeat_interleave(A, 0), rssm.prepare()
+        )
+        reward, cont = self.world_model.predict(after)
+        promised = reward + cont * self.critic_ensemble.values(after)  # (K, N * A)
+        return promised.unflatten(-1, (N, A)) / self.actor_critic.returns.scale
+
     def update(self, batch: Batch, report: bool = False) -> tuple[dict[str, Tensor], Latent]:
         """Take one gradient step.
 
@@ -182,7 +223,7 @@ class DreamerV3Agent:
         losses, latent, metrics = self.losses(batch, report)
         scales = self.options.scales
         if not self.actor_learns:
-            scales = {**scales, "actor": 0.0, "kl": 0.0}
+            scales = {**scales, "actor": 0.0, "kl": 0.0, "clone": 0.0}
         with region("backward"):
             total = torch.stack([scales[k] * v.mean() for k, v in losses.items()]).sum()
             total.backward()
@@ -217,8 +258,9 @@ class DreamerV3Agent:
             )
             reward, cont = self.world_model.predict(imagined.feat)
         with region("behaviour"):
+            regularise = partial(self.guide.regularise, lookahead=self.lookahead) if self.guide else None
             behaviour, returns, more, kl, logits = self.actor_critic.loss(
-                imagined, reward, cont, policy.bonus()
+                imagined, reward, cont, policy.bonus(), regularise
             )
             losses.update({k: v.view(B, T) for k, v in behaviour.items()})
             metrics.update(more)
@@ -253,7 +295,7 @@ class DreamerV3Agent:
             return None
         alone = logits.detach()
         self.guide.calibrate(feat[:, -1], alone[:, -1], self.doubt)  # few states, at each of many updates
-        extra, more = self.guide.kl_loss(logits, batch, kl)
+        extra, more = self.guide.replay_loss(logits, batch, kl)
         losses.update(extra)
         metrics.update(more)
         return self.guide.value_weight(alone, batch)

@@ -63,7 +63,19 @@ class CriticEnsemble(nn.Module):
         Returns:
             (N,), in squared return.
         """
-        return TwoHot(self.net(feat), self.bins).mean.var(0)
+        return self.values(feat).var(0)
+
+    @torch.no_grad()
+    def values(self, feat: Tensor) -> Tensor:
+        """Compute every critic's expected return.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            (K, N), float32.
+        """
+        return TwoHot(self.net(feat), self.bins).mean
 
 
 class DisagreementEnsemble(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,15 +15,34 @@ from lore.dreamer.actor_critic import ActorCritic
 Doubt = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """Features (N, F) and actor logits (N, A) -> what the ensembles say of them: name -> (N,)."""
 
+Lookahead = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Features (N, F) and actions (N,) -> the return that one imagined step by the action promises, and the value
+of the state, (N,) each."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands when a gradient step is taken.
+
+    Attributes:
+        env_step: Environment steps of the run.
+        trust: How far advice is trusted, in [0, 1].
+        unaided: Success of the latest episodes that the agent played alone, in [0, 1].
+    """
+
+    env_step: int = 0
+    trust: float = 1.0
+    unaided: float = 0.0
+
 
 class Guide(Protocol):
     """Who takes part in a gradient step besides DreamerV3; `lore.training.learning` has one.
 
     Attributes:
-        env_step: Environment steps of the run, set before an update.
+        now: Where the run stands; set before an update.
     """
 
-    env_step: int
+    now: Moment
 
     @property
     def gate(self) -> object:
@@ -44,6 +64,20 @@ class Guide(Protocol):
             (N, A), without gradient.
         """
 
+    def regularise(
+        self, feat: Tensor, log_probs: Tensor, lookahead: Lookahead
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Compute what stands in place of the actor's entropy bonus in imagined states.
+
+        Args:
+            feat: Features, (H, N, F), without gradient.
+            log_probs: The policy, (A, H, N), with gradient.
+            lookahead: The agent's `lookahead`.
+
+        Returns:
+            The bonus, (H, N), with gradient, and metrics, 0-d; None: the entropy bonus stays.
+        """
+
     def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None:
         """Look at states from replay, before the losses that follow.
 
@@ -53,10 +87,10 @@ class Guide(Protocol):
             doubt: The agent's `doubt`.
         """
 
-    def kl_loss(
+    def replay_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute a further loss of the actor.
+        """Compute further losses of the actor.
 
         Args:
             logits: The actor's logits of replayed rows, (B, T, A), with gradient.
@@ -64,7 +98,7 @@ class Guide(Protocol):
             imagined: KL(sg(pi_mix) || pi_wm) of imagined states, (H, N), with gradient; None without a bonus.
 
         Returns:
-            Losses by name, and metrics, 0-d; both may be empty.
+            Losses by name, of any shape, and metrics, 0-d; both may be empty.
         """
 
     def value_weight(self, logits: Tensor, batch: Batch) -> Tensor | None:

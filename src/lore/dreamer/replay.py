@@ -53,7 +53,9 @@ def columns(spec: dict[str, ObsSpec], num_actions: int) -> dict[str, Column]:
 class ReplayBuffer:
     """A ring of `capacity` rows, N of them a tick.
 
-    Tick t lives in slot t % ticks. `total` counts all ticks ever added, `filled` those still held.
+    Tick t lives in slot t % ticks. `total` counts all ticks ever added, `filled` those still held. `won`,
+    (ticks, N) bool, says which rows are of an episode that has ended with a success; it follows from the
+    columns, so it is not stored.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class ReplayBuffer:
         self.device = torch.device(device)
         self.total = 0
         self.static = {k: self._empty(shape, kind) for k, (shape, kind) in columns.items()}
+        self.won = self._empty((), torch.bool)
+        self._began = [0] * num_envs  # tick at which each environment's episode began
         self.latents = {"deter": self._empty((deter,), dtype), "stoch": self._empty((stoch,), torch.uint8)}
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -115,9 +119,21 @@ class ReplayBuffer:
         unknown = row.keys() - self.static.keys()
         if unknown:
             raise KeyError(f"replay has no column {', '.join(sorted(unknown))}")
+        self._note_success(self.total)
         self.latents["deter"][slot] = latent.deter
         self.latents["stoch"][slot] = latent.stoch
         self.total += 1
+
+    def _note_success(self, tick: int) -> None:
+        """Mark the rows of the episodes that end at a tick with a success."""
+        slot = tick % self.ticks
+        self.won[slot] = False
+        first, success = self.static["is_first"][slot].tolist(), self.static["success"][slot].tolist()
+        for i in range(self.num_envs):
+            self._began[i] = tick if first[i] else self._began[i]
+            if success[i]:
+                oldest = max(self._began[i], tick + 1 - self.ticks)
+                self.won[torch.arange(oldest, tick + 1, device=self.device) % self.ticks, i] = True
 
     def sample(self, batch_size: int, seq_len: int, success_bias: float = 0.0) -> Batch:
         """Draw sequences, uniformly over all starts, with one row of context before each.
@@ -152,6 +168,7 @@ class ReplayBuffer:
             is_last=rows["is_last"],
             is_terminal=rows["is_terminal"],
             success=rows["success"],
+            won=_gather(self.won, now),
             context=Latent(*(_gather(self.latents[k], index[:, 0]) for k in LATENTS)),
             index=now,
             prior=rows["prior"],
@@ -230,6 +247,8 @@ class ReplayBuffer:
             state: What `state_dict` gave, on any device.
         """
         self.total = state["total"]
+        for tick in range(self.total - self.filled, self.total):
+            self._note_success(tick)
         for key in LATENTS:
             self.latents[key][: self.filled] = state[key].to(self.device)
 

@@ -35,7 +35,8 @@ class MiniGridAdapter(gym.Wrapper):
       raw147    image (147,) float32: the same codes as plain numbers
       rgb64     image (64, 64, 3) uint8: the view, drawn
     and, but for raw147, mission (L,) token ids where the task's mission varies (`missions.length` L > 0).
-    With a clock, in every mode, also clock (1,) float32: the share of the episode's time left, in [0, 1].
+    Where asked for, in every mode: clock (1,) float32, the share of the episode's time left, in [0, 1];
+    hint (A,) float32, the advised weight of each action, in [0, 1], zeros without advice.
     Arrays are indexed [column, row] as MiniGrid's; the agent stands at [V // 2, V - 1]. The agent's own cell
     shows what it carries.
 
@@ -55,6 +56,7 @@ class MiniGridAdapter(gym.Wrapper):
         *,
         remember: bool = False,
         clock: bool = False,
+        hint: bool = False,
     ) -> None:
         """Wrap a task.
 
@@ -65,6 +67,7 @@ class MiniGridAdapter(gym.Wrapper):
             missions: How the task's missions are encoded.
             remember: See the class.
             clock: Whether the time left is observed.
+            hint: Whether there is room for advice; zeros here, an adviser's word is put in where one acts.
 
         Raises:
             TypeError: There is no MiniGrid task below.
@@ -74,7 +77,9 @@ class MiniGridAdapter(gym.Wrapper):
         self._world = core(env)
         self.return_range = declared_range(self._world)
         size = self._world.agent_view_size
+        self._hint = {"hint": np.zeros(len(actions), np.float32)} if hint else {}
         self.obs_spec = obs_spec(mode, size, missions) | (CLOCK if clock else {})
+        self.obs_spec |= {key: ObsSpec(value.shape, dtype="float32") for key, value in self._hint.items()}
         self.action_names = [Actions(a).name for a in actions]
         self.action_space = gym.spaces.Discrete(len(actions))
         self.observation_space = gym.spaces.Dict({key: _space(spec) for key, spec in self.obs_spec.items()})
@@ -145,13 +150,13 @@ class MiniGridAdapter(gym.Wrapper):
         return self._observe(raw), float(reward), terminated, truncated, info
 
     def _observe(self, raw: dict[str, Any]) -> Obs:
-        obs = self._view(raw)
+        obs = self._view(raw) | self._hint
         if self._shows_clock:
             obs["clock"] = np.array([self._clock.left()], np.float32)
         return obs
 
     def _view(self, raw: dict[str, Any]) -> Obs:
-        """What is seen and read, without the clock."""
+        """What is seen and read, without clock and hint."""
         image = raw["image"]
         if self._mode == "raw147":
             return {"image": image.reshape(-1).astype(np.float32)}

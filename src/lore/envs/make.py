@@ -48,7 +48,9 @@ def make_env(options: EnvOptions, obs: str, *, remember: bool = False) -> MiniGr
     if options.shaping:
         env = PotentialShaping(env, options.shaping)
     try:
-        return MiniGridAdapter(env, obs, actions, missions, remember=remember, clock=options.clock)
+        return MiniGridAdapter(
+            env, obs, actions, missions, remember=remember, clock=options.clock, hint=options.hint
+        )
     except BadInput:
         raise
     except ValueError as error:

@@ -8,16 +8,18 @@ from lore.base.errors import BadInput
 from lore.base.plugins import faults_of_call, load, refuse_faulty
 from lore.config.options import GateOptions
 from lore.config.plugins import GATE_GROUP, GATES
-from lore.gate.gates import FixedGate, FollowGate, Gate, Mixed, UncertaintyGate
+from lore.gate.gates import FixedGate, FollowGate, Gate, HintGate, Mixed, UncertaintyGate
 from lore.gate.kl import KLControl
 from lore.gate.mix import centred, divergence, mix
 from lore.gate.opening import Opening, check_opening
+from lore.gate.veto import vetoed
 
 __all__ = [
     "GATES",
     "FixedGate",
     "FollowGate",
     "Gate",
+    "HintGate",
     "KLControl",
     "Mixed",
     "Opening",
@@ -27,6 +29,7 @@ __all__ = [
     "check_opening",
     "divergence",
     "mix",
+    "vetoed",
 ]
 
 

@@ -42,16 +42,20 @@ class Gate:
     """Base of all gates: mixes advice with the beta that `open` gives, held to the KL constraint.
 
     Attributes:
-        members: Networks in each of the two ensembles whose doubt it reads; 0: it reads none.
+        members: Networks in each of the ensembles whose doubt it reads; 0: it reads none.
+        reads: Which ensembles it reads; no other is built.
         beta_max: Largest beta; infinite where it is not known.
         dropout: Share of training steps acted without advice.
         follows: Whether advice alone acts, unmixed.
+        hints: Whether advice is shown to the agent as an observation, before the agent infers its state.
     """
 
     members = 0
+    reads: tuple[str, ...] = ("value_var", "disagreement")
     beta_max = math.inf
     dropout = 0.0
     follows = False
+    hints = False
 
     def __init__(self, options: GateOptions, device: torch.device | str = "cpu"):
         """Take up the options.
@@ -179,6 +183,17 @@ class FixedGate(Gate):
         return Opening(torch.full_like(logits[:, 0], self.beta_max), torch.ones_like(latched), {})
 
 
+class HintGate(Gate):
+    """Advice is an observation (env.hint), and never mixed into the policy; always ready to ask."""
+
+    hints = True
+    beta_max = 0.0
+
+    def open(self, logits: Tensor, doubt: dict[str, Tensor], latched: Tensor, env_step: int) -> Opening:
+        """See Gate. beta is 0, and new advice may always be asked for."""
+        return Opening(torch.zeros_like(logits[:, 0]), torch.ones_like(latched), {})
+
+
 class FollowGate(Gate):
     """Advice alone is followed, for the first `follow_steps` environment steps; then there is none."""
 
@@ -208,7 +223,8 @@ class UncertaintyGate(Gate):
     time for the mean. Quotients are clipped at CLIP, and 1 until there is a mean. The latch goes on above
     tau_high and off below tau_low.
 
-    Every attribute may be assigned on a live gate: weights (entropy, value_var, disagreement), beta_max,
+    Every attribute may be assigned on a live gate (a term whose weight is 0 at the start has no ensemble, and
+    stays out): weights (entropy, value_var, disagreement), beta_max,
     kappa, tau, tau_high, tau_low, off_scale, warmup_steps, dropout, delta_target, kl_lr.
     """
 
@@ -216,6 +232,7 @@ class UncertaintyGate(Gate):
         super().__init__(options, device)
         self.members = options.members
         self.weights = dict(options.weights)
+        self.reads = tuple(name for name in ("value_var", "disagreement") if self.weights[name])
         self.beta_max, self.kappa, self.tau = options.beta_max, options.kappa, options.tau
         self.tau_high, self.tau_low, self.off_scale = options.tau_high, options.tau_low, options.off_scale
         self.warmup_steps, self.dropout = options.warmup_steps, options.dropout

@@ -80,8 +80,7 @@ class PriorNet(nn.Module):
     def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
         """Advise, and say where the advice may stand for an ask.
 
-        It may where the mean is decided (entropy) and the members say the same. How much they differ is the
-        mutual information: entropy of the mean less their mean entropy. Both are shares of log A.
+        It may where the mean is decided (its entropy, a share of log A) and the members say the same.
 
         Args:
             feat: Features, (N, F).
@@ -89,14 +88,27 @@ class PriorNet(nn.Module):
         Returns:
             The members' mean distribution, (N, A), and whether it may stand for an ask, (N,) bool.
         """
-        log_probs = self._log_probs(feat)  # (K, N, A)
-        probs = log_probs.exp()
-        mean = probs.mean(0)
-        scale = math.log(mean.shape[-1])
-        entropy = torch.special.entr(mean).sum(-1) / scale
-        disagreement = entropy + (probs * log_probs).sum(-1).mean(0) / scale
+        mean, disagreement = self.distribution(feat)
+        entropy = torch.special.entr(mean).sum(-1) / math.log(mean.shape[-1])
         agree = disagreement <= self.options.max_disagreement
         return mean, agree & (entropy <= self.options.max_entropy)
+
+    @torch.no_grad()
+    def distribution(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Advise, and say how far the members differ.
+
+        Args:
+            feat: Features, (N, F).
+
+        Returns:
+            The members' mean distribution, (N, A), and the mutual information of action and member as a share
+            of log A, (N,): the entropy of the mean less the members' mean entropy.
+        """
+        log_probs = self._log_probs(feat)  # (K, N, A)
+        probs = log_probs.exp()
+        mean, scale = probs.mean(0), math.log(log_probs.shape[-1])
+        entropy = torch.special.entr(mean).sum(-1)
+        return mean, (entropy + (probs * log_probs).sum(-1).mean(0)) / scale
 
     @torch.no_grad()
     def logits(self, feat: Tensor) -> Tensor:

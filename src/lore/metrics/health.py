@@ -13,7 +13,7 @@ WARNING, ERROR = "WARNING", "ERROR"
 SOLVED = 0.9  # success/windowed from which an agent needs neither exploration nor advice
 DECIDED = 0.5  # policy/prob_max above which a policy has left the nearly uniform one it starts as
 EXPECTED = 10.0  # times the limit on influence: where beta^2 / 2, the KL of advice of variance 1, should show
-CONSTANT_GATES = ("none", "fixed", "follow")  # beta says nothing about the agent
+CONSTANT_GATES = ("none", "fixed", "follow", "hint")  # beta says nothing about the agent
 BUG = ("a bug in the provider", "none: mend the provider's code; LORE_DEBUG=1 shows the traceback")
 """Cause and knob of an adviser's failures bug_NAME."""
 Row = Mapping[str, Any]
@@ -180,7 +180,8 @@ def _low_entropy(row: Row, limits: Thresholds) -> Findings:
     success, before = _number(row, "success/windowed"), _number(row, "success/cumulative")
     # A policy that learns loses entropy some hundred steps before the window of 20 episodes shows why.
     rising = success is not None and before is not None and 0.0 < success >= before
-    excused = rising or (success is not None and success >= SOLVED)
+    taught = bool(_number(row, "teach/weight"))  # a taught policy is meant to be as decided as advice
+    excused = taught or rising or (success is not None and success >= SOLVED)
     return {} if excused and any(found.values()) else found
 
 

@@ -162,6 +162,8 @@ class RunLogger:
             "shaped_return": ep.shaped_return,
             "adviser": ep.adviser,
         }
+        if ep.handed_over is not None:
+            row["handed_over"] = ep.handed_over
         self._append(EPISODES, row)
         self._terminal.episode(ep)
 

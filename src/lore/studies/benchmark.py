@@ -208,6 +208,7 @@ def random_batch(agent: DreamerV3Agent, cfg: Config) -> Batch:
         is_last=ends,
         is_terminal=ends,
         success=ends,
+        won=torch.zeros_like(ends),
         context=agent.initial(B).latent,
         index=torch.arange(B * T, device=agent.device).view(B, T),
         prior=torch.zeros(B, T, ACTIONS, device=agent.device),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lore.base.types import Belief, Carry, GridState, Latent, ObsSpec, Prior
-from lore.gate import Gate, Mixed, Opening, check_opening
+from lore.gate import Gate, Mixed, Opening, check_opening, vetoed
 from lore.nn import fused
 from lore.training.exploration_noise import ActionNoise
 
@@ -67,6 +67,17 @@ class Agent(Protocol):
             (N,) float32, in units of reward.
         """
 
+    def outcomes(self, feat: Tensor, rng: torch.Generator) -> Tensor:
+        """Imagine one step by every action; only a gate with a veto asks.
+
+        Args:
+            feat: Features, (N, F).
+            rng: Draws what is imagined; on the agent's device.
+
+        Returns:
+            What each of K critics expects of each action, in return scales, (K, N, A).
+        """
+
 
 class Adviser(Protocol):
     """What acting needs of an adviser; LLMController is one."""
@@ -79,6 +90,7 @@ class Adviser(Protocol):
         latched: Sequence[bool] | None = None,
         learned: Sequence[Sequence[float] | None] | None = None,
         over: Sequence[bool] | None = None,
+        may_ask: Sequence[bool] | None = None,
     ) -> Prior:
         """Advise on one step of N environments.
 
@@ -91,6 +103,7 @@ class Adviser(Protocol):
             learned: For each environment the distilled adviser's distribution, (A,), or None where the
                 network is not confident; None without a distilled adviser.
             over: (N), where an episode has ended, so that no action counts; None: nowhere.
+            may_ask: (N), where advice may act, so that an ask is worth its price; None: everywhere.
         """
 
 
@@ -138,6 +151,8 @@ class Decision:
         prior: What the adviser says; None without an adviser, as the next two.
         opening: How far the gate is open.
         mixed: The policy that came of both; None where the adviser says nothing.
+        acts: (N), where advice may act; None: everywhere.
+        vetoed: (N,) bool, where the critics' veto kept advice from acting; None without a veto.
     """
 
     action: Tensor
@@ -146,6 +161,8 @@ class Decision:
     prior: Prior | None = None
     opening: Opening | None = None
     mixed: Mixed | None = None
+    acts: Sequence[bool] | None = None
+    vetoed: Tensor | None = None
 
 
 class GuidedPolicy:
@@ -173,7 +190,12 @@ class GuidedPolicy:
         self.advice, self.noise = advice, noise
 
     def __call__(
-        self, carry: Carry, obs: dict[str, np.ndarray], states: Sequence[GridState] = (), env_step: int = 0
+        self,
+        carry: Carry,
+        obs: dict[str, np.ndarray],
+        states: Sequence[GridState] = (),
+        env_step: int = 0,
+        acts: Sequence[bool] | None = None,
     ) -> tuple[Carry, Decision]:
         """Take one step in N environments.
 
@@ -184,20 +206,40 @@ class GuidedPolicy:
                 where an episode has ended.
             states: What the agent knows of its worlds, N of them, for adviser and noise.
             env_step: Environment steps of the run so far.
+            acts: (N), where advice may act; None: everywhere. Elsewhere it is heard, and moves nothing.
 
         Returns:
             The carry for the next step, and what was decided.
         """
-        device = self.agent.device
+        device, heard = self.agent.device, None
+        if self.advice is not None and self.advice.gate.hints:
+            heard = self._hear(self.advice.adviser, obs, states, env_step, acts)
         seen = {k: torch.from_numpy(obs[k]).to(device) for k in self.spec}
         is_first = torch.from_numpy(obs["is_first"]).to(device)
         latent, belief = self.agent.infer(carry, seen, is_first, self.rng)
         after, decision = Carry(latent, carry.prev_action), Decision(carry.prev_action, belief.logits, belief)
         if self.advice is not None:
-            self._guide(self.advice, carry, after, decision, obs, states, env_step)
+            self._guide(self.advice, carry, after, decision, obs, states, env_step, acts, heard)
         logits = decision.logits if self.noise is None else self.noise(decision.logits, states, env_step)
         decision.action = after.prev_action = self._sample(logits)
         return after, decision
+
+    @staticmethod
+    def _hear(
+        adviser: Adviser,
+        obs: dict[str, np.ndarray],
+        states: Sequence[GridState],
+        env_step: int,
+        acts: Sequence[bool] | None,
+    ) -> Prior:
+        """Ask before the agent looks, and put the advised distribution into its observation (env.hint)."""
+        over = obs["is_last"].tolist() if "is_last" in obs else None
+        prior = adviser.advise(states, env_step, over=over, may_ask=acts)
+        shown = prior.source.unsqueeze(-1) > 0
+        if acts is not None:
+            shown = shown & torch.tensor(acts).unsqueeze(-1)
+        obs["hint"] = torch.where(shown, prior.logits.softmax(-1), 0.0).numpy()
+        return prior
 
     def _guide(
         self,
@@ -208,6 +250,8 @@ class GuidedPolicy:
         obs: dict[str, np.ndarray],
         states: Sequence[GridState],
         env_step: int,
+        acts: Sequence[bool] | None,
+        heard: Prior | None,
     ) -> None:
         """Fill in what the adviser says and how far the gate lets it act; `after` is carried on."""
         gate, belief, agent = advice.gate, decision.belief, self.agent
@@ -218,17 +262,26 @@ class GuidedPolicy:
         opened = gate.open(belief.logits, doubt, latched, env_step)
         opening = check_opening(opened, len(belief.logits), gate.options.name, gate.follows)
         after.latched, after.value = opening.latched, agent.value(belief.feat)
-        prior = advice.adviser.advise(
+        prior = heard or advice.adviser.advise(
             states,
             env_step,
             _td_error(obs, carry.value, after.value, advice.discount),
             opening.latched.tolist(),
             _learned(advice.distilled, belief.feat),
             obs["is_last"].tolist() if "is_last" in obs else None,
+            acts,
         )
-        decision.prior, decision.opening = prior, opening
+        decision.prior, decision.opening, decision.acts = prior, opening, acts
         if bool((prior.source > 0).any()):
-            decision.mixed = gate.mix(belief.logits, prior, _drop(opening.beta, gate.dropout, advice.rng))
+            beta = _drop(opening.beta, gate.dropout, advice.rng)
+            if acts is not None:
+                beta = torch.where(torch.tensor(acts, device=beta.device), beta, 0.0)
+            if gate.options.veto:
+                advised = prior.logits.to(beta.device).argmax(-1)
+                against = vetoed(agent.outcomes(belief.feat, self.rng), advised)
+                decision.vetoed = against & (beta > 0)
+                beta = torch.where(against, 0.0, beta)
+            decision.mixed = gate.mix(belief.logits, prior, beta)
             decision.logits = decision.mixed.logits
 
     def _sample(self, logits: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lore.training.acting import Decision
 
 NONE = SOURCES[0]
+PROVIDED = ("plan", "answer")
 CLEAR = 0.05  # difference of two probabilities from which one action is preferred to the other
 
 
@@ -52,9 +53,11 @@ class AdviceMeter:
     Of the training steps since the last row it gives means, the metrics uncertainty_gate/. Of all steps since
     the run began it gives the influence, among the metrics llm/: the mean KL(pi_mix || pi_wm) over steps with
     advice, the share of steps with advice, the share at which advice changed the likeliest action, and the
-    steps by source.
+    steps by source. A step at which advice may not act counts as one without advice.
 
     Attributes:
+        vetoes: Steps at which the critics' veto kept advice from acting.
+        taught: Steps that a provider's advice covered, even where it might not act: PriorNet's lessons.
         changes: Steps at which advice clearly changed the likeliest action (see `clear_changes`); None where
             a part of the run was not counted, because an older version made it.
     """
@@ -66,7 +69,7 @@ class AdviceMeter:
             gate: The gate of the run.
         """
         self.gate = gate
-        self.steps = self.flips = 0
+        self.steps = self.flips = self.taught = self.vetoes = 0
         self.changes: int | None = 0
         self.kl_sum = 0.0
         self.sources: Counter[str] = Counter()
@@ -82,7 +85,9 @@ class AdviceMeter:
         assert decision.opening is not None and decision.prior is not None
         live = [i for i, ended in enumerate(over) if not ended]
         self.steps += len(live)
-        source = decision.prior.source.tolist()
+        heard, acts = decision.prior.source.tolist(), decision.acts
+        self.taught += sum(SOURCES[heard[i]] in PROVIDED for i in live)
+        source = [s if acts is None or acts[i] else 0 for i, s in enumerate(heard)]
         self.sources.update(SOURCES[source[i]] for i in live)
         if not self.gate.follows:
             self._put("beta", decision.opening.beta.tolist(), live)
@@ -93,6 +98,9 @@ class AdviceMeter:
         if mixed is None:
             return
         advised = [i for i in live if source[i]]
+        if decision.vetoed is not None:
+            against = decision.vetoed.tolist()
+            self.vetoes += sum(against[i] for i in advised)
         kl = divergence(mixed.logits, decision.belief.logits).tolist()
         flips = (mixed.logits.argmax(-1) != decision.belief.logits.argmax(-1)).tolist()
         self.kl_sum += sum(kl[i] for i in advised)
@@ -131,6 +139,8 @@ class AdviceMeter:
         steps = max(1, self.steps)
         advised = self.steps - self.sources[NONE]
         shares = {f"llm/source/{name}": self.sources[name] / steps for name in SOURCES}
+        if self.gate.options.veto:
+            shares["llm/vetoed_share"] = self.vetoes / steps
         return {
             "llm/influence_kl": self.kl_sum / advised if advised else math.nan,
             "llm/prior_share": advised / steps,
@@ -147,16 +157,24 @@ class AdviceMeter:
     def state_dict(self) -> dict[str, Any]:
         window = {name: list(values) for name, values in self._window.items()}
         counts = [self.steps, self.flips, self.kl_sum]
-        return {"counts": counts, "changes": self.changes, "sources": dict(self.sources), "window": window}
+        return {
+            "counts": counts,
+            "taught": self.taught,
+            "vetoes": self.vetoes,
+            "changes": self.changes,
+            "sources": dict(self.sources),
+            "window": window,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
 
         Args:
-            state: What `state_dict` gave; `changes` is missing in a state of an older version.
+            state: What `state_dict` gave; one of an older version lacks `changes`, `taught` and `vetoes`.
         """
         self.steps, self.flips, self.kl_sum = state["counts"]
         self.changes = state.get("changes")
+        self.taught, self.vetoes = state.get("taught", 0), state.get("vetoes", 0)
         self.sources = Counter(state["sources"])
         self._window = {name: list(values) for name, values in state["window"].items()}
 

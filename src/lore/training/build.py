@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +15,7 @@ from torch import nn
 
 from lore.base.errors import BadInput
 from lore.base.files import user_path
+from lore.base.rng import seed_of
 from lore.base.types import ObsSpec
 from lore.config.options import Config, LLMOptions
 from lore.dreamer.agent import DreamerV3Agent
@@ -34,6 +37,8 @@ from lore.training.acting import Guidance
 from lore.training.families import EnvFamily, refuse_what_is_missing
 from lore.training.learning import GuidedLearning
 from lore.training.random_agent import RandomAgent
+from lore.training.teaching import build_teacher
+from lore.training.trial import Trial, build_trial
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Spec = dict[str, ObsSpec]
@@ -123,19 +128,23 @@ def build_advised_gate(cfg: Config) -> Gate | None:
 def _dreamer(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> DreamerV3Agent:
     """The agent; with a gate also the ensembles that the gate reads, and the distilled adviser."""
     options, size = cfg.agent, cfg.size
-    members = gate.members if gate else 0
+    read = dict.fromkeys(gate.reads, gate.members) if gate else {}
+    if gate and gate.options.veto:
+        read["value_var"] = gate.members or gate.options.members
     options = replace(
         options,
-        critic_ensemble=options.critic_ensemble or members,
-        disagreement_ensemble=options.disagreement_ensemble or members,
+        critic_ensemble=options.critic_ensemble or read.get("value_var", 0),
+        disagreement_ensemble=options.disagreement_ensemble or read.get("disagreement", 0),
     )
     features = size.deter + size.stoch * size.classes
     heads: dict[str, nn.Module] = {}  # name of a loss -> what learns by it from detached features
-    distilled = None
+    net = guide = None
     if gate and cfg.prior_net.enabled:
         heads["prior_net"] = net = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
-        distilled = net.logits
-    guide = GuidedLearning(gate, distilled, options.replay_value) if gate else None
+    if gate:
+        teach = replace(cfg.teach, name="mix") if gate.options.mix_in_imagination else cfg.teach
+        teacher = build_teacher(teach, options.entropy, net)
+        guide = GuidedLearning(gate, net.logits if net else None, options.replay_value, teacher)
     return DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads, guide)
 
 
@@ -274,6 +283,20 @@ def describe_adviser(llm: LLMOptions, adviser: LLMController) -> dict[str, Any]:
         "corruption": llm.corruption,
         "corruption_kind": llm.corruption_kind if llm.corruption > 0 else None,
     }
+
+
+def build_advice_trial(cfg: Config, envs: VectorEnv) -> Trial:
+    """Build what decides in which episodes advice may act.
+
+    Args:
+        cfg: The options of the run.
+        envs: The training environments.
+
+    Raises:
+        BadInput: `trial=paired` and the task does not declare the range of its returns.
+    """
+    bounds = envs.return_range or (-math.inf, math.inf)
+    return build_trial(cfg.trial, envs.num_envs, random.Random(seed_of(cfg.seed, "trial")), bounds)
 
 
 def build_guidance(

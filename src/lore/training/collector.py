@@ -5,6 +5,7 @@ Letters: N environments.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lore.nn.distributions import one_hot
 from lore.training.acting import Decision, GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
 from lore.training.families import StepMeter
+from lore.training.trial import Trial
 
 
 class Collector:
@@ -34,6 +36,8 @@ class Collector:
         metrics: MetricsAggregator,
         skills: StepMeter,
         meter: AdviceMeter | None,
+        trial: Trial,
+        adviser: str,
         follow_end: int | None,
     ):
         """Start an episode in every environment.
@@ -45,23 +49,28 @@ class Collector:
             metrics: Takes the shares of the actions.
             skills: Watches the environments from outside.
             meter: Measures what advice did; None without advice.
+            trial: Says in which episodes, and at which of their steps, advice may act.
+            adviser: Who advises, for the records of episodes; "none" without advice.
             follow_end: The environment step at which a followed adviser is left: an episode that begins from
                 then on has none. None: it never is.
         """
         self.envs, self.policy, self.replay, self.metrics = envs, policy, replay, metrics
         self.skills, self.meter, self.follow_end = skills, meter, follow_end
+        self.trial, self.adviser = trial, adviser
         self.carry = policy.agent.initial(envs.num_envs)
         envs.reset()
 
-    def step(self) -> list[Episode]:
+    def step(self) -> tuple[list[Episode], list[str]]:
         """Step every environment once.
 
         Returns:
-            The episodes that ended with the step.
+            The episodes that ended with the step, and what the trial has to say of them.
         """
         envs, obs = self.envs, self.envs.observation
+        self._begin_episodes(obs)
+        acts = [not over and self.trial.acts(i) for i, over in enumerate(obs["is_last"].tolist())]
         carry, decision = self.policy(
-            self.carry, obs, envs.states() if envs.remember else (), envs.transitions
+            self.carry, obs, envs.states() if envs.remember else (), envs.transitions, acts
         )
         if self.replay is not None:
             self.replay.add(self._replay_row(obs, decision), carry.latent)
@@ -69,12 +78,30 @@ class Collector:
             self.meter.add(decision, obs["is_last"].tolist())
         taken = one_hot(decision.action, envs.num_actions, torch.float32).mean(0)
         self.metrics.add({"policy/action_histogram": taken})
-        self._leave_adviser(obs)
         self.carry = carry
         self.skills.before(obs["is_first"].tolist())
         after = envs.step(decision.action.cpu().numpy())
         self.skills.after((~obs["is_last"]).tolist(), after["is_last"].tolist())
-        return envs.pop_episodes()
+        return self._end_steps(obs["is_last"].tolist())
+
+    def _begin_episodes(self, obs: Obs) -> None:
+        """Let the trial decide on the episodes that begin; from `follow_end` on they have no adviser."""
+        left = self.follow_end is not None and self.envs.transitions >= self.follow_end
+        for i, begins in enumerate(obs["is_first"].tolist()):
+            if begins:
+                advised = self.trial.begin(i) and not left
+                self.envs.advisers[i] = self.adviser if advised else "none"
+
+    def _end_steps(self, was_over: list[bool]) -> tuple[list[Episode], list[str]]:
+        """Tell the trial of the steps that were taken, and of the episodes that ended with them."""
+        for i, over in enumerate(was_over):
+            if not over:
+                self.trial.step(i)
+        episodes, said = [], []
+        for episode in self.envs.pop_episodes():
+            episodes.append(replace(episode, handed_over=self.trial.handed_over(episode.env)))
+            said += self.trial.end(episode.env, episode.return_, episode.success)
+        return episodes, said
 
     def _replay_row(self, obs: Obs, decision: Decision) -> dict[str, torch.Tensor]:
         """What the replay keeps of a step besides the latent: column -> (N, ...)."""
@@ -87,13 +114,6 @@ class Collector:
             row |= {"confidence": prior.confidence, "source": prior.source}
             row |= {"beta": mixed.beta, "temperature": mixed.temperature}
         return row
-
-    def _leave_adviser(self, obs: Obs) -> None:
-        """From `follow_end` on, an episode that begins has no adviser."""
-        if self.follow_end is not None and self.envs.transitions >= self.follow_end:
-            for i, begins in enumerate(obs["is_first"].tolist()):
-                if begins:
-                    self.envs.advisers[i] = "none"
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors (N, ...); the gate's latch and the critic's value are None without advice."""

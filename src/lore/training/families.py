@@ -74,6 +74,7 @@ class EnvFamily:
         optimal_actions: Environment -> names of the best actions now, or None; lets privileged advisers see
             them.
         watch: The training environments -> a meter, whose numbers go into metrics.jsonl.
+        hinted: Whether what `make` returns heeds `env.hint` (an observation `hint` of zeros, (A,) float32).
         timed: Whether what `make` returns heeds `env.timeout` (terminated, not just truncated, by the time
             limit) and `env.clock` (an observation `clock`); without it both are refused.
     """
@@ -84,9 +85,12 @@ class EnvFamily:
     optimal_actions: Callable[[Any], Collection[str] | None] | None = None
     watch: Callable[[Sequence[Any]], StepMeter] = _watch_nothing
     timed: bool = False
+    hinted: bool = False
 
 
-MINIGRID = EnvFamily(make_env, GRID_WORDING, valid_actions, optimal_actions, SkillMeter, timed=True)
+MINIGRID = EnvFamily(
+    make_env, GRID_WORDING, valid_actions, optimal_actions, SkillMeter, timed=True, hinted=True
+)
 
 
 def find_family(options: EnvOptions) -> EnvFamily:
@@ -127,4 +131,6 @@ def refuse_what_is_missing(options: EnvOptions, advised: bool, valid_noise: bool
         raise BadInput("env.timeout", f"env.family={options.family} knows no other than truncate")
     if options.clock and not family.timed:
         raise BadInput("env.clock", f"env.family={options.family} has no clock; use false")
+    if options.hint and not family.hinted:
+        raise BadInput("env.hint", f"env.family={options.family} has no room for a hint; use false")
     return family

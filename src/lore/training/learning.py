@@ -11,30 +11,54 @@ import torch
 from torch import Tensor
 
 from lore.base.types import SOURCES, Batch
-from lore.dreamer.guide import Doubt
+from lore.dreamer.guide import Doubt, Lookahead, Moment
 from lore.gate import Gate, divergence, mix
 from lore.gate.mix import centred
+from lore.training.teaching import Teacher
 
 OWN = SOURCES.index("prior_net")
 
 
 class GuidedLearning:
-    """The gate's part in a gradient step; DreamerV3Agent.guide is one. Set env_step before each update."""
+    """The gate's part in a gradient step; DreamerV3Agent.guide is one. Set `now` before each update."""
 
-    def __init__(self, gate: Gate, distilled: Callable[[Tensor], Tensor] | None, replay_value: str):
+    def __init__(
+        self,
+        gate: Gate,
+        distilled: Callable[[Tensor], Tensor] | None,
+        replay_value: str,
+        teacher: Teacher | None = None,
+    ):
         """
         Args:
             gate: Says how strongly advice counts.
             distilled: Features (N, F) -> prior logits (N, A) of the distilled adviser; None without.
             replay_value: What the critic learns from advised rows: keep, weight or drop.
+            teacher: How advice enters the actor's losses; None: it does not.
         """
         self.gate, self.distilled, self.replay_value = gate, distilled, replay_value
-        self.env_step = 0
+        self.teacher = teacher
+        self.now = Moment()
 
     @property
     def mixes_imagination(self) -> bool:
         """Whether `imagined_bonus` is added to the policy in imagination."""
-        return self.distilled is not None and self.gate.options.mix_in_imagination
+        return self.distilled is not None and self.teacher is not None and self.teacher.mixes
+
+    def regularise(
+        self, feat: Tensor, log_probs: Tensor, lookahead: Lookahead
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Compute what stands in place of the actor's entropy bonus; see Teacher.
+
+        Args:
+            feat: (H, N, F).
+            log_probs: log pi_wm, or log pi_mix where advice is mixed in imagination, (A, H, N).
+            lookahead: The agent's.
+
+        Returns:
+            The bonus, (H, N), and metrics; None: the entropy bonus stays.
+        """
+        return self.teacher.regularise(feat, log_probs, lookahead, self.now) if self.teacher else None
 
     @torch.no_grad()
     def imagined_bonus(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> Tensor:
@@ -51,7 +75,7 @@ class GuidedLearning:
         assert self.distilled is not None
         prior = self.distilled(feat)
         bonus, _ = self.gate.bonus(prior, torch.ones_like(prior, dtype=torch.bool), logits)
-        beta = self.gate.imagined_beta(logits, self._read(doubt, feat, logits), self.env_step)
+        beta = self.gate.imagined_beta(logits, self._read(doubt, feat, logits), self.now.env_step)
         return beta.unsqueeze(-1) * bonus
 
     def calibrate(self, feat: Tensor, logits: Tensor, doubt: Doubt) -> None:
@@ -65,10 +89,10 @@ class GuidedLearning:
         if self.gate.calibrating:
             self.gate.calibrate(logits, self._read(doubt, feat, logits))
 
-    def kl_loss(
+    def replay_loss(
         self, logits: Tensor, batch: Batch, imagined: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the penalty of the KL constraint.
+        """Compute the penalty of the KL constraint, and what a teacher adds on replayed rows.
 
         Args:
             logits: l_wm of replayed rows, (B, T, A), with gradient.
@@ -76,8 +100,19 @@ class GuidedLearning:
             imagined: KL of imagined states, (H, N), with gradient; None where no advice is mixed there.
 
         Returns:
-            The loss by its name, 0-d, and metrics; both empty in other modes.
+            The losses kl (0-d) and clone (B, T), as far as there are, and metrics.
         """
+        losses, metrics = self._kl_loss(logits, batch, imagined)
+        taught = self.teacher.replay_loss(logits, batch, self.now) if self.teacher else None
+        if taught is not None:
+            losses["clone"], more = taught
+            metrics |= more
+        return losses, metrics
+
+    def _kl_loss(
+        self, logits: Tensor, batch: Batch, imagined: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The penalty by its name, 0-d, and metrics; both empty in other modes than penalty."""
         control = self.gate.kl
         if control.mode != "penalty":
             return {}, {}

@@ -66,6 +66,18 @@ class RandomAgent:
         """
         return torch.zeros(len(feat), device=self.device)
 
+    def outcomes(self, feat: Tensor, rng: torch.Generator) -> Tensor:
+        """Have no critics, and so no veto.
+
+        Args:
+            feat: (N, 0).
+            rng: Nothing is drawn.
+
+        Raises:
+            NotImplementedError: Always; `lore.config.checks` refuses gate.veto with this agent.
+        """
+        raise NotImplementedError("a random agent has no critics")
+
     def state_dict(self) -> dict:
         return {}
 

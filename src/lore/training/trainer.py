@@ -14,6 +14,7 @@ from lore.base.rng import Streams
 from lore.config.ablations import arm_name
 from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
+from lore.dreamer.guide import Moment
 from lore.metrics import next_command
 from lore.metrics.aggregate import MetricsAggregator
 from lore.metrics.logger import RunLogger
@@ -115,8 +116,12 @@ class Trainer:
         noise = ActionNoise(cfg.explore, cfg.run.steps, envs.action_names, family.valid_actions)
         policy = GuidedPolicy(self.agent, spec, rng["act"], advice=self.guidance, noise=noise)
         skills = family.watch(envs.envs)
+        self.trial = build.build_advice_trial(cfg, envs)
+        adviser = cfg.llm.provider if advised else "none"
         follow_end = cfg.gate.follow_steps if gate and gate.follows else None
-        self.collector = Collector(envs, policy, self.replay, self.metrics, skills, self.meter, follow_end)
+        self.collector = Collector(
+            envs, policy, self.replay, self.metrics, skills, self.meter, self.trial, adviser, follow_end
+        )
         make = partial(family.make, cfg.env, cfg.obs, remember=advised)
         self.evaluator = Evaluator(make, cfg.run.eval_episodes, cfg.seed)
         self.eval_every = eval_every
@@ -126,6 +131,7 @@ class Trainer:
             "gate": gate,
             "adviser": self.adviser,
             "advice_meter": self.meter,
+            "trial": self.trial if advised else None,
             "envs": envs,
             "collector": self.collector,
             "skills": skills,
@@ -196,7 +202,10 @@ class Trainer:
 
     def act(self) -> None:
         """Step every environment once, and tell of the episodes that ended."""
-        for episode in self.collector.step():
+        episodes, said = self.collector.step()
+        for text in said:
+            self.logger.say(text)
+        for episode in episodes:
             self.logger.write_episode(episode)
             self.progress.add_episode(episode)
             if self.adviser:
@@ -215,8 +224,7 @@ class Trainer:
         ready = self.env_step - self.cfg.run.prefill
         due = int(max(0, ready) * agent.train_ratio / (agent.batch_size * agent.seq_len))
         self.learner.actor_learns = self.env_step >= self.cfg.explore.actor_warmup
-        if self.learner.guide is not None:
-            self.learner.guide.env_step = self.env_step
+        self._set_guide()
         while progress.updates < due:
             self.stop.check()
             batch = self.replay.sample(agent.batch_size, agent.seq_len, self.cfg.replay.success_bias)
@@ -227,13 +235,22 @@ class Trainer:
             self.metrics.add(metrics)
             progress.updates += 1
 
+    def _set_guide(self) -> None:
+        """Tell who guides learning how far the run is, and how far advice is to be trusted."""
+        guide = self.learner.guide if self.learner else None
+        if guide is None or self.meter is None:
+            return
+        heard = self.meter.taught > 0  # a network that nobody has taught has nothing to teach
+        unaided = self.trial.metrics().get("trial/unaided_success", 0.0)
+        guide.now = Moment(self.env_step, self.trial.trust if heard else 0.0, unaided)
+
     def log(self) -> None:
         """Write a row of metrics.jsonl: what happened since the row before."""
         row: dict[str, Any] = self.metrics.result()
         row["gradient_steps"] = self.progress.updates
         row |= self.progress.success_row()
         if self.adviser and self.meter:
-            row |= self.meter.result() | self.adviser.metrics()
+            row |= self.meter.result() | self.adviser.metrics() | self.trial.metrics()
         row |= self.collector.skills.result()
         self.progress.report_due = True
         row["time/wall_s"] = self.progress.total_wall_s

@@ -60,9 +60,9 @@ class LLMController:
 
     Attributes:
         answers: The answers so far, by plan key or policy key.
-        outcomes: One count a step and environment: plan, answer, prior_net, quiet (no trigger), latch,
-            cooldown, success_cooldown, useless (the state was asked about, and the answer cannot be followed
-            here), reader, or what became of an ask (see Asked).
+        outcomes: One count a step and environment: plan, answer, unadvised (advice may not act here),
+            prior_net, quiet (no trigger), latch, cooldown, success_cooldown, useless (the state was asked
+            about, and the answer cannot be followed here), reader, or what became of an ask (see Asked).
         triggers_fired: How often each trigger fired.
         plans: How often a plan ended, by its status: done, impossible.
         followed: Steps with advice from a plan or an answer: all, and those whose answer was corrupted.
@@ -111,6 +111,7 @@ class LLMController:
         latched: Sequence[bool] | None = None,
         learned: Sequence[Weights | None] | None = None,
         over: Sequence[bool] | None = None,
+        may_ask: Sequence[bool] | None = None,
     ) -> Prior:
         """Return advice for this step, and ask where it is worth an ask.
 
@@ -122,6 +123,8 @@ class LLMController:
             learned: The distilled network's distribution, (A,) for each environment; None where it is not
                 confident.
             over: Where the episode has ended. No action counts there, and nothing is decided.
+            may_ask: Where advice may act, so that an ask is worth its price; None: everywhere. Elsewhere
+                running plans and stored answers are followed as always.
 
         Returns:
             Logits (N, A), mask (N, A), confidence (N,) and source (N,).
@@ -148,6 +151,7 @@ class LLMController:
                 error,
                 latched is None or bool(latched[i]),
                 learned[i] if learned else None,
+                may_ask is None or may_ask[i],
             )
             self.outcomes[outcome] += 1
             if one is not None and one.source in ("plan", "answer"):
@@ -194,6 +198,7 @@ class LLMController:
         td_error: float | None,
         latched: bool,
         learned: Weights | None,
+        may_ask: bool,
     ) -> tuple[StepAdvice | None, str]:
         slot, key, kind = self._slots[i], self.wording.policy_key(state), self.wording.plan_key(state)
         boundary = slot.boundary.observe(state)
@@ -204,6 +209,8 @@ class LLMController:
         self.triggers_fired.update(fired)
         if advice is not None:
             return advice, advice.source
+        if not may_ask:
+            return None, "unadvised"
         if self.limits.use_triggers and not fired:
             return None, "quiet"
         if learned is not None:
