@@ -21,7 +21,8 @@ ADVICE = {
 
 def summary(**more: Any) -> dict[str, Any]:
     values = {
-        "env_id": "E", "arm": "E", "seed": 0, "env_steps": 10_000, "gradient_steps": 6000, "wall_s": 380.0,
+        "env_id": "E", "arm": "E", "seed": 0, "timeout": "truncate", "clock": False, "teach": "none",
+        "env_steps": 10_000, "gradient_steps": 6000, "wall_s": 380.0,
         "status": "finished", "eval_curve": [[9500, 0.95], [10_000, 0.97]], "eval_success_greedy": 1.0,
         "eval_success_advised": 0.98, "advice": ADVICE,
     }  # fmt: skip
@@ -36,6 +37,34 @@ def test_a_learner_with_an_adviser() -> None:
         "The adviser (scripted) was asked 143 times and had advice at 62 % of the steps, with a mean KL of "
         "0.012 nats; it clearly changed the likeliest action at 8 % of all steps, for $0.0042.",
     ]
+
+
+TRIAL = {
+    "phase": "on trial",
+    "trust": 0.0,
+    "benefit_e": 3.14,
+    "harm_e": 0.2,
+    "advised_share": 0.19,
+    "verdicts": [],
+}
+VERDICTS = [[5, "benefit shown"], [1300, "on trial"], [2500, "benefit shown"], [5200, "graduated"]]
+ACTED = "advice might act at 19 % of the steps."
+TOLD = f"The trial of advice: no verdict (evidence of benefit 3.1, of harm 0.2); {ACTED}"
+LATEST = f"on trial at step 1300, benefit shown at step 2500, graduated at step 5200; {ACTED}"
+TRUSTED = "Without a test, advice was trusted from the start; it might act at 19 % of the steps."
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        (None, []),
+        (TRIAL, [TOLD]),
+        (TRIAL | {"verdicts": VERDICTS}, [f"The trial of advice: {LATEST}"]),
+        (TRIAL | {"phase": "untested", "trust": 1.0, "benefit_e": None, "harm_e": None}, [TRUSTED]),
+    ],
+)
+def test_what_the_trial_came_to(trial: dict[str, Any] | None, said: list[str]) -> None:
+    assert closing_text(summary(trial=trial), 10_000, "dreamer", "scripted")[3:] == said
 
 
 def test_without_advice_nothing_is_said_of_success_with_it() -> None:

@@ -17,6 +17,7 @@ HEALTHY = {
     "opt/grad_norm": 120.0, "uncertainty_gate/avg_beta": 0.2, "uncertainty_gate/beta_saturation": 0.7,
     "uncertainty_gate/avg_kl": 0.02, "llm/prior_share": 0.4, "llm/influence_kl": 0.02, "llm/calls_used": 20.0,
     "llm/cache_hit_rate": None, "minigrid/invalid_action_ratio": 0.3,
+    "trial/phase": 1.0, "trial/harm_e": 0.1,
 }  # fmt: skip
 FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "low_entropy": (
@@ -39,6 +40,14 @@ FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"minigrid/invalid_action_ratio": 0.9},
     ),
     "grad_explosion": ("[WARNING] Gradient explosion: 2500 > 1000", {"opt/grad_norm": 2500.0}),
+    "advice_harmful": (
+        "[WARNING] Harmful advice: the trial has barred it for the rest of the run",
+        {"trial/phase": 4.0, "trial/harm_e": 43.0},
+    ),
+    "advice_outgrown": (
+        "[WARNING] Advice is outgrown: the trial has barred it for the rest of the run",
+        {"trial/phase": 3.0, "trial/harm_e": 43.0},
+    ),
 }
 ROWS = {"kl_above_target": 10}  # rows in a row before an alert
 

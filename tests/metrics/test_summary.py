@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ KEYS = {
     "env_id", "arm", "seed", "env_steps", "gradient_steps", "wall_s", "status", "eval_success",
     "eval_success_greedy", "eval_success_advised", "eval_curve", "steps_to_90", "auc", "llm_calls_used",
     "llm_cost_usd", "cache_hit_rate", "influence", "alerts", "adviser",
+    "timeout", "clock", "teach", "trial",
 }  # fmt: skip
 
 
@@ -38,10 +40,18 @@ def test_auc_is_the_mean() -> None:
 
 def summary(status: str = "running", curve: list[list[float]] | None = None, **more: Any) -> dict:
     return make_summary(
-        env_id="E", arm="none", seed=3, env_steps=1000, gradient_steps=50, wall_s=1.5, status=status,
+        env_id="E", arm="none", seed=3, timeout="truncate", clock=False, teach="none",
+        env_steps=1000, gradient_steps=50, wall_s=1.5, status=status,
         eval_curve=[[500, 0.9], [1000, 1.0]] if curve is None else curve, eval_success_greedy=0.97,
         **more,
     )  # fmt: skip
+
+
+def test_the_docs_have_the_keys() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = page.split("## summary.json")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)} == KEYS
 
 
 def test_summary_has_the_keys_others_rely_on() -> None:
@@ -52,6 +62,8 @@ def test_summary_has_the_keys_others_rely_on() -> None:
     assert values["steps_to_90"] == 500 and values["auc"] == 0.95
     assert values["eval_success_advised"] is None and values["cache_hit_rate"] is None
     assert values["llm_calls_used"] == 0 and values["alerts"] == {} and values["adviser"] is None
+    assert (values["timeout"], values["clock"], values["teach"]) == ("truncate", False, "none")
+    assert values["trial"] is None
     none = {"mean_kl": 0.0, "prior_share": 0.0, "argmax_flip_share": 0.0, "clear_change_share": None}
     assert values["influence"] == none
 
@@ -67,6 +79,11 @@ def test_summary_tells_the_influence_and_the_alerts() -> None:
     assert values["alerts"] == {"low_entropy": 2} and values["llm_calls_used"] == 7
     assert values["cache_hit_rate"] is None
     assert summary(advice={"llm/influence_kl": math.nan})["influence"]["mean_kl"] == 0.0
+
+
+def test_summary_tells_of_the_trial() -> None:
+    trial = {"phase": "benefit shown", "trust": 1.0, "verdicts": [[812, "benefit shown"]]}
+    assert summary(trial=trial)["trial"] == trial
 
 
 def test_summary_before_the_first_evaluation() -> None:

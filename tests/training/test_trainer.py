@@ -14,7 +14,7 @@ import torch
 from tests import runs
 from tests.counting import CountingEnv
 
-from lore.base.types import Batch, Episode, Latent
+from lore.base.types import TRIAL_PHASES, Batch, Episode, Latent
 from lore.dreamer.agent import DreamerV3Agent
 from lore.training import trainer
 from lore.training.families import EnvFamily
@@ -23,6 +23,7 @@ SUMMARY_KEYS = """
     env_id arm seed env_steps gradient_steps wall_s status eval_success eval_success_greedy
     eval_success_advised eval_curve steps_to_90 auc llm_calls_used
     llm_cost_usd cache_hit_rate influence alerts adviser
+    timeout clock teach trial
 """
 
 
@@ -190,6 +191,24 @@ def test_the_summary_has_every_key_and_the_curve(whole: Path) -> None:
     assert 0 < summary["wall_s"] < 60
     influence = {"mean_kl", "prior_share", "argmax_flip_share", "clear_change_share"}
     assert set(summary["influence"]) == influence
+
+
+def test_the_summary_tells_how_advice_taught_and_was_tried(whole: Path, tmp_path: Path) -> None:
+    told = [(s["timeout"], s["clock"], s["teach"], s["trial"]) for s in [runs.summary(whole)]]
+    assert told == [("truncate", False, "none", None)]
+    few = ["run.eval_every=0", "size=tiny"]
+    summary = runs.summary(runs.run(tmp_path / "G", "+ablation=G", *few))
+    assert (summary["timeout"], summary["clock"], summary["teach"]) == ("terminal", True, "informed")
+    last = runs.training_rows(tmp_path / "G")[-1]
+    trial = summary["trial"]
+    keys = ("trust", "benefit_e", "harm_e", "advised_share")
+    assert {key: trial[key] for key in keys} == {key: last[f"trial/{key}"] for key in keys}
+    assert trial["phase"] == TRIAL_PHASES[int(last["trial/phase"])]
+    assert len(trial["verdicts"]) == last["trial/verdicts"]
+    mixed = runs.summary(runs.run(tmp_path / "F", "+ablation=F", "gate.mix_in_imagination=true", *few))
+    assert mixed["teach"] == "mix"
+    alone = runs.summary(runs.run(tmp_path / "G alone", "+ablation=G", "llm=none", *few))
+    assert (alone["clock"], alone["teach"], alone["trial"]) == (True, "none", None)
 
 
 def test_the_summary_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,3 +217,6 @@ class Prior:
 
 SOURCES = ("none", "plan", "answer", "prior_net")
 """Where a step's advice came from: a running plan, a stored policy answer, the distilled network."""
+
+TRIAL_PHASES = ("on trial", "benefit shown", "graduated", "outgrown", "harmful")
+"""Phases of trial=paired; the metric trial/phase is an index of them."""

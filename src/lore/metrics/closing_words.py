@@ -1,4 +1,4 @@
-"""What a run came to, in three sentences, and what to try next."""
+"""What a run came to, in a sentence for each point, and what to try next."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from lore.base.commands import command_line
 from lore.metrics.sinks.terminal_view import duration, share
 
 HELD_OUT = "held-out episodes"
+LATEST = 3  # changes of phase that are told
 
 
 def closing_text(
     summary: Mapping[str, Any], steps: int, agent: str = "dreamer", adviser: str = "none"
 ) -> list[str]:
-    """Say how a run ended, what it learned and what the adviser did.
+    """Say how a run ended, what it learned, what the adviser did, and what the trial of advice came to.
 
     Args:
         summary: As `make_summary` returns it. For a run that has no summary yet, the keys status, env_steps,
@@ -25,13 +26,14 @@ def closing_text(
         adviser: Name of the provider that was asked; "none" for nobody.
 
     Returns:
-        Three sentences, one for each of these points.
+        Four sentences, one for each of these points; three without a trial.
     """
     ended = f"{summary['status'].capitalize()} at step {summary['env_steps']} of {steps}"
     return [
         f"{ended} after {duration(summary['wall_s'])}.",
         _learned(summary, agent),
         _advised(summary, agent, adviser),
+        *_tried(summary.get("trial")),
     ]
 
 
@@ -82,6 +84,19 @@ def _advised(summary: Mapping[str, Any], agent: str, adviser: str) -> str:
         if changed is not None:
             said += f"; it clearly changed the likeliest action at {share(changed)} of all steps"
     return f"{said}, for {_dollars(summary['llm_cost_usd'])}."
+
+
+def _tried(trial: Mapping[str, Any] | None) -> list[str]:
+    """What the trial came to, and the latest changes of its phase; nothing without a trial."""
+    if not trial:
+        return []
+    acted = f"might act at {share(trial['advised_share'])} of the steps"
+    if trial["benefit_e"] is None:
+        return [f"Without a test, advice was trusted from the start; it {acted}."]
+    came_to = f"no verdict (evidence of benefit {trial['benefit_e']:.2g}, of harm {trial['harm_e']:.2g})"
+    if trial["verdicts"]:
+        came_to = ", ".join(f"{phase} at step {step}" for step, phase in trial["verdicts"][-LATEST:])
+    return [f"The trial of advice: {came_to}; advice {acted}."]
 
 
 def _dollars(usd: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lore.base.types import TRIAL_PHASES
 from lore.config.options import HealthOptions
 
 WARNING, ERROR = "WARNING", "ERROR"
@@ -235,6 +236,20 @@ def _grad_explosion(row: Row, limits: Thresholds) -> Findings:
     return _above("Gradient explosion:", _number(row, "opt/grad_norm"), limits.health.grad_norm)
 
 
+def _phase(name: str, words: str) -> Callable[[Row, Thresholds], Findings]:
+    """Make the `find` of a rule about a phase of the trial that bars advice."""
+    number = TRIAL_PHASES.index(name)
+
+    def find(row: Row, limits: Thresholds) -> Findings:
+        phase = _number(row, "trial/phase")
+        if phase is None:
+            return {}
+        text = f"{words}: the trial has barred it for the rest of the run"
+        return {"": Found(text, _number(row, "trial/harm_e")) if phase == number else None}
+
+    return find
+
+
 RULES = (
     Rule(
         "low_entropy",
@@ -303,6 +318,22 @@ RULES = (
         "a loss on a scale of its own, or steps that are too large",
         "agent.lr or agent.agc down; agent.warmup up",
         _grad_explosion,
+    ),
+    Rule(
+        "advice_harmful",
+        WARNING,
+        "trial/phase is 4",
+        "episodes with advice earn less than those without: the adviser is wrong about this task",
+        "another adviser (llm=NAME); lore-probe says how good one is before a run",
+        _phase("harmful", "Harmful advice"),
+    ),
+    Rule(
+        "advice_outgrown",
+        WARNING,
+        "trial/phase is 3",
+        "the agent alone has become better than with advice, which had helped before",
+        "none is needed; a better adviser (llm=NAME) may have more to teach",
+        _phase("outgrown", "Advice is outgrown"),
     ),
 )
 """Every alert there is, in the order of docs/metrics.md."""

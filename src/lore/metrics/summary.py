@@ -51,6 +51,9 @@ def make_summary(
     env_id: str,
     arm: str,
     seed: int,
+    timeout: str,
+    clock: bool,
+    teach: str,
     env_steps: int,
     gradient_steps: int,
     wall_s: float,
@@ -59,6 +62,7 @@ def make_summary(
     eval_success_greedy: float | None,
     eval_success_advised: float | None = None,
     adviser: Mapping[str, Any] | None = None,
+    trial: Mapping[str, Any] | None = None,
     advice: Mapping[str, float] | None = None,
     alerts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
@@ -68,6 +72,9 @@ def make_summary(
         env_id: Id of the task.
         arm: Arm of a study that the run is, see `arm_name`.
         seed: Seed of the run.
+        timeout: What the time limit of an episode is to the learner, option env.timeout.
+        clock: Whether the agent sees the time that is left, option env.clock.
+        teach: How advice enters learning; "none" without an adviser.
         env_steps: Environment steps made, all environments together.
         gradient_steps: Gradient steps made.
         wall_s: Seconds of training over all sessions of the run.
@@ -77,6 +84,7 @@ def make_summary(
         eval_success_greedy: Success of the greedy policy in the last evaluation; None where not measured.
         eval_success_advised: Success of the sampled policy with advice on; None without an adviser.
         adviser: Who advises: provider, model, dataset, corruption, corruption_kind; None without an adviser.
+        trial: phase, trust, benefit_e, harm_e, advised_share, verdicts; None without a trial.
         advice: The latest llm/ metrics; None or empty without an adviser.
         alerts: Name of the alert -> how often it was given (`RunLogger.alerts`).
 
@@ -94,6 +102,9 @@ def make_summary(
         "env_id": env_id,
         "arm": arm,
         "seed": seed,
+        "timeout": timeout,
+        "clock": clock,
+        "teach": teach,
         "env_steps": env_steps,
         "gradient_steps": gradient_steps,
         "wall_s": wall_s,
@@ -107,6 +118,7 @@ def make_summary(
         "adviser": None
         if adviser is None
         else {**adviser, "corrupted_share": advice.get("llm/corrupted_share")},
+        "trial": None if trial is None else dict(trial),
         "llm_calls_used": int(advice.get("llm/calls_used", 0)),
         "llm_cost_usd": advice.get("llm/cost_usd", 0.0),
         "cache_hit_rate": advice.get("llm/cache_hit_rate"),

@@ -95,6 +95,20 @@ def _check_budget(paid: bool, llm: LLMOptions) -> None:
         raise BadInput("llm.budget_usd", "is needed: without llm.budget_total every ask costs money")
 
 
+def teacher_name(cfg: Config) -> str:
+    """Name the teacher of a run, a key of TEACHERS.
+
+    Args:
+        cfg: The options of the run.
+
+    Returns:
+        teach.name; "mix" where gate.mix_in_imagination, its former name, is on; "none" without an adviser.
+    """
+    if not is_advised(cfg):
+        return "none"
+    return "mix" if cfg.gate.mix_in_imagination else cfg.teach.name
+
+
 def build_envs(cfg: Config, family: EnvFamily) -> VectorEnv:
     """Build the training environments of a run.
 
@@ -142,8 +156,7 @@ def _dreamer(cfg: Config, spec: Spec, num_actions: int, gate: Gate | None) -> Dr
     if gate and cfg.prior_net.enabled:
         heads["prior_net"] = net = PriorNet(cfg.prior_net, features, num_actions, size.units, cfg.seed)
     if gate:
-        teach = replace(cfg.teach, name="mix") if gate.options.mix_in_imagination else cfg.teach
-        teacher = build_teacher(teach, options.entropy, net)
+        teacher = build_teacher(replace(cfg.teach, name=teacher_name(cfg)), options.entropy, net)
         guide = GuidedLearning(gate, net.logits if net else None, options.replay_value, teacher)
     return DreamerV3Agent(spec, num_actions, options, size, cfg.seed, cfg.device, _dtype(cfg), heads, guide)
 

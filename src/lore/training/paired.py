@@ -11,17 +11,12 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lore.base.types import TRIAL_PHASES
 from lore.config.options import TrialOptions
 from lore.training.evidence import Case, Decline, Wealth
 from lore.training.tally import WINDOW, Tally, set_stream, stream_state
 
-ON_TRIAL, SHOWN, GRADUATED, OUTGROWN, HARMFUL = PHASES = (
-    "on trial",
-    "benefit shown",
-    "graduated",
-    "outgrown",
-    "harmful",
-)
+ON_TRIAL, SHOWN, GRADUATED, OUTGROWN, HARMFUL = PHASES = TRIAL_PHASES
 GRADUATED_SHARE = 0.05  # of the episodes that are advised after graduation
 FALL = 0.2  # of unaided success after graduation that ends it
 HALF_LIFE = 1000  # environment steps in which trust is halved after graduation

@@ -288,15 +288,20 @@ class Trainer:
         Args:
             status: running, finished, failed or interrupted.
         """
-        progress, advice, adviser = self.progress, {}, None
+        cfg, progress = self.cfg, self.progress
+        advice, adviser, trial = {}, None, None
         if self.adviser and self.meter:
             advice = self.meter.totals() | self.adviser.metrics()
-            adviser = build.describe_adviser(self.cfg.llm, self.adviser)
+            adviser = build.describe_adviser(cfg.llm, self.adviser)
+            trial = self.trial.summary() or None
         self.logger.write_summary(
             make_summary(
-                env_id=self.cfg.env.id,
-                arm=arm_name(self.cfg),
-                seed=self.cfg.seed,
+                env_id=cfg.env.id,
+                arm=arm_name(cfg),
+                seed=cfg.seed,
+                timeout=cfg.env.timeout,
+                clock=cfg.env.clock,
+                teach=build.teacher_name(cfg),
                 env_steps=self.env_step,
                 gradient_steps=progress.updates,
                 wall_s=progress.total_wall_s,
@@ -305,6 +310,7 @@ class Trainer:
                 eval_success_greedy=progress.greedy,
                 eval_success_advised=progress.advised,
                 adviser=adviser,
+                trial=trial,
                 advice=advice,
                 alerts=self.logger.alerts,
             )

@@ -12,7 +12,7 @@ from tests import runs
 from lore.base.types import Episode
 from lore.metrics.sinks import terminal as terminal_module
 from lore.metrics.sinks.terminal import Terminal, panel
-from lore.metrics.sinks.terminal_view import View, advice_text, duration, plain_line, sparkline
+from lore.metrics.sinks.terminal_view import View, advice_text, duration, plain_line, sparkline, trial_text
 
 
 class Clock:
@@ -222,6 +222,30 @@ def drawn(seen: View) -> str:
     console = Console(file=io.StringIO(), width=80)
     console.print(panel(seen))
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({}, ""),
+        ({"trial/trust": 1.0}, "trust 1, 12 of 24 episodes advised"),
+        ({"trial/phase": 0, "trial/trust": 0.0}, "on trial, trust 0, 12 of 24 episodes advised"),
+        ({"trial/phase": 1, "trial/trust": 1.0}, "benefit shown, trust 1, 12 of 24 episodes advised"),
+        ({"trial/phase": 2, "trial/trust": 0.333}, "graduated, trust 0.33, 12 of 24 episodes advised"),
+        ({"trial/phase": 4, "trial/trust": 0.0}, "harmful, trust 0, 12 of 24 episodes advised"),
+    ],
+)
+def test_where_the_trial_stands(row: dict[str, float], text: str) -> None:
+    seen = view()
+    seen.adviser = "scripted"
+    assert "trial" not in plain_line(seen) and "trial" not in drawn(seen)
+    if row:
+        seen.row(row | {"trial/episodes_advised": 12, "trial/episodes_unaided": 12})
+    seen.row({"eval/success": 0.5})  # an evaluation says nothing of it
+    assert trial_text(seen) == text
+    if text:
+        assert f"| advice: - | trial: {text} | evaluation" in plain_line(seen)
+        assert re.search(rf"trial +{text}", drawn(seen))
 
 
 def test_how_strongly_advice_acts_and_what_is_left_of_the_budget() -> None:

@@ -30,6 +30,7 @@ from lore.metrics.sinks.terminal_view import (
     share,
     sparkline,
     speed_text,
+    trial_text,
 )
 
 LIVE_S = 0.25  # seconds between refreshes: at most 4 Hz
@@ -271,6 +272,8 @@ def panel(view: View) -> Group:
     rows.add_row("success", f"{share(view.success)} of the last {len(view.episodes)} training episodes")
     if view.adviser != "none":
         rows.add_row("advice", advice_text(view))
+    if trial_text(view):
+        rows.add_row("trial", trial_text(view))
     rows.add_row("evaluation", evaluation_text(view))
     if view.evaluations:
         curve = sparkline([sampled for _, sampled, _ in view.evaluations])

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lore.base.types import TRIAL_PHASES
+
 WINDOW = 20  # training episodes in the success window
 SPEED_S = 60.0  # seconds over which speed is measured
 BARS = "▁▂▃▄▅▆▇█"
@@ -17,6 +19,10 @@ METRICS = {
     "kl": "uncertainty_gate/avg_kl",
     "asks": "llm/calls_used",
     "asks_left": "llm/budget_remaining",
+    "phase": "trial/phase",
+    "trust": "trial/trust",
+    "episodes_advised": "trial/episodes_advised",
+    "episodes_unaided": "trial/episodes_unaided",
 }
 
 
@@ -25,8 +31,8 @@ class View:
     """A run as the terminal sees it. Times are seconds of one clock; speeds are per second.
 
     evaluating: episodes that are over, and all, of an evaluation under way; None outside of one.
-    beta, kl (nats), asks and asks_left are those of the last row that had them, None before it; without a
-    limit on the asks, asks_left stays None.
+    What METRICS names is that of the last row that had it, None before it: kl is in nats, phase an index of
+    TRIAL_PHASES. Without a limit on the asks, asks_left stays None; without a trial, so does trust.
     """
 
     env_id: str
@@ -47,6 +53,10 @@ class View:
     kl: float | None = None
     asks: float | None = None
     asks_left: float | None = None
+    phase: float | None = None
+    trust: float | None = None
+    episodes_advised: float | None = None
+    episodes_unaided: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)  # the latest summary.json
     summary_at: float | None = None  # when it was written
 
@@ -233,6 +243,23 @@ def advice_text(view: View) -> str:
     return ", ".join(parts) or "-"
 
 
+def trial_text(view: View) -> str:
+    """Write where the trial of advice stands.
+
+    Args:
+        view: The run as the terminal sees it.
+
+    Returns:
+        Such as "benefit shown, trust 1, 12 of 24 episodes advised"; empty without a trial.
+    """
+    if view.trust is None:
+        return ""
+    advised, unaided = view.episodes_advised or 0, view.episodes_unaided or 0
+    phase = [] if view.phase is None else [TRIAL_PHASES[int(view.phase)]]
+    episodes = f"{advised:.0f} of {advised + unaided:.0f} episodes advised"
+    return ", ".join([*phase, f"trust {view.trust:.2g}", episodes])
+
+
 def plain_line(view: View) -> str:
     """Write the whole view on one line, for a log file.
 
@@ -240,9 +267,10 @@ def plain_line(view: View) -> str:
         view: The run as the terminal sees it.
     """
     advice = "" if view.adviser == "none" else f" | advice: {advice_text(view)}"
+    trial = f" | trial: {trial_text(view)}" if trial_text(view) else ""
     return (
         f"step {view.env_step}/{view.steps}"
-        f" | success {share(view.success)} (last {len(view.episodes)} episodes){advice}"
+        f" | success {share(view.success)} (last {len(view.episodes)} episodes){advice}{trial}"
         f" | evaluation {evaluation_text(view)} | {speed_text(view)} | left {duration(view.seconds_left)}"
         f" | saved: {saved_text(view)}"
     )
