@@ -167,8 +167,8 @@ def test_kickstart_pulls_towards_the_network_and_fades() -> None:
     assert agent.guide is not None
     feat = torch.randn(3, 20, FEATURES, generator=rng(3))
     log_probs = torch.randn(ACTIONS, 3, 20, generator=rng(4)).log_softmax(0).requires_grad_()
-    said, _ = agent.heads["prior_net"].distribution(feat.flatten(0, 1))
-    kl = (said * (said.log() - log_probs.detach().flatten(1).T)).sum(-1).view(3, 20)
+    said, _ = agent.heads["prior_net"].distribution(feat)
+    kl = (said * (said.log() - log_probs.detach())).sum(0)
     entropy = -(log_probs.exp() * log_probs).sum(0).detach()
     for step, trust, strength in [(0, 1.0, 0.4), (250, 1.0, 0.3), (250, 0.5, 0.15)]:
         agent.guide.now = Moment(step, trust)
@@ -191,8 +191,8 @@ def test_filtered_kickstart_leaves_out_states_where_the_model_speaks_against_adv
         return torch.arange(20.0), torch.full((20,), 10.0)
 
     bonus, metrics = agent.guide.regularise(feat, log_probs, lookahead)
-    said, _ = agent.heads["prior_net"].distribution(feat.flatten(0, 1))
-    assert torch.equal(asked[0][1], said.argmax(-1)) and torch.equal(asked[0][0], feat.flatten(0, 1))
+    said, _ = agent.heads["prior_net"].distribution(feat)
+    assert torch.equal(asked[0][1], said.argmax(0).flatten()) and torch.equal(asked[0][0], feat.flatten(0, 1))
     valid = (torch.arange(20.0) >= 9.9).view(2, 10)
     entropy = -(log_probs.exp() * log_probs).sum(0)
     assert torch.equal(valid, (bonus - ETA * entropy).abs() > 1e-6)

@@ -88,27 +88,35 @@ class PriorNet(nn.Module):
         Returns:
             The members' mean distribution, (N, A), and whether it may stand for an ask, (N,) bool.
         """
-        mean, disagreement = self.distribution(feat)
-        entropy = torch.special.entr(mean).sum(-1) / math.log(mean.shape[-1])
+        log_probs = self._log_probs(feat)  # (K, N, A)
+        probs = log_probs.exp()
+        mean = probs.mean(0)
+        scale = math.log(mean.shape[-1])
+        entropy = torch.special.entr(mean).sum(-1) / scale
+        disagreement = entropy + (probs * log_probs).sum(-1).mean(0) / scale
         agree = disagreement <= self.options.max_disagreement
         return mean, agree & (entropy <= self.options.max_entropy)
 
     @torch.no_grad()
     def distribution(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """Advise, and say how far the members differ.
+        """Advise in many states, and say how far the members differ.
+
+        Actions come first: over so few classes, softmax along the innermost axis is several times slower.
 
         Args:
-            feat: Features, (N, F).
+            feat: Features, (..., F).
 
         Returns:
-            The members' mean distribution, (N, A), and the mutual information of action and member as a share
-            of log A, (N,): the entropy of the mean less the members' mean entropy.
+            The members' mean distribution, (A, ...), and the mutual information of action and member as a
+            share of log A, (...): the entropy of the mean less the members' mean entropy.
         """
-        log_probs = self._log_probs(feat)  # (K, N, A)
+        logits = self.net(feat.flatten(0, -2)).float().transpose(1, 2).contiguous()  # (K, A, N)
+        log_probs = logits.log_softmax(1)
         probs = log_probs.exp()
-        mean, scale = probs.mean(0), math.log(log_probs.shape[-1])
-        entropy = torch.special.entr(mean).sum(-1)
-        return mean, (entropy + (probs * log_probs).sum(-1).mean(0)) / scale
+        mean = probs.mean(0)
+        information = torch.special.entr(mean).sum(0) + (probs * log_probs).sum(1).mean(0)
+        shape = feat.shape[:-1]
+        return mean.view(-1, *shape), (information / math.log(len(mean))).view(shape)
 
     @torch.no_grad()
     def logits(self, feat: Tensor) -> Tensor:

@@ -30,9 +30,7 @@ class Informed(Teacher):
         assert self.distilled is not None
         if not now.trust:
             return None
-        advised, disagreement = self.distilled.distribution(feat.flatten(0, -2))
-        advised = advised.T.reshape(log_probs.shape)  # (A, H, N)
-        disagreement = disagreement.view(log_probs.shape[1:])
+        advised, disagreement = self.distilled.distribution(feat)
         share = now.trust * (1.0 - disagreement / self.options.mi_max).clamp(0.0, 1.0)  # w / w_max
         eta = self.entropy + (self.options.eta_q - self.entropy) * share
         return informed_bonus(log_probs, advised, self.options.w_max * share, eta)

@@ -26,13 +26,11 @@ class Kickstart(Teacher):
         strength = self.options.weight * max(0.0, left) * now.trust
         if not strength:
             return None
-        flat = feat.flatten(0, -2)
-        advised, _ = self.distilled.distribution(flat)
+        advised, _ = self.distilled.distribution(feat)  # (A, H, N)
         valid = torch.ones_like(log_probs[0])
         if self.options.filtered:
-            promised, value = lookahead(flat, advised.argmax(-1))
+            promised, value = lookahead(feat.flatten(0, -2), advised.argmax(0).flatten())
             valid = (promised >= value - self.options.margin).float().view(valid.shape)
-        advised = advised.T.reshape(log_probs.shape)  # (A, H, N)
         kl = -(torch.special.entr(advised) + advised * log_probs).sum(0)
         entropy = -(log_probs.exp() * log_probs).sum(0)
         metrics = {
