@@ -87,9 +87,7 @@ def figure() -> None:
     page, panels = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         for arm, color in COLORS.items():
-            runs = [
-                summary(f)["eval_curve"] for f in sorted((HERE / "results" / task / arm).glob("seed*"))
-            ]
+            runs = [summary(f)["eval_curve"] for f in sorted((HERE / "results" / task / arm).glob("seed*"))]
             for curve in runs:
                 panel.plot(*zip(*curve, strict=True), color=color, alpha=0.3, linewidth=1)
             if runs:
