@@ -1,4 +1,4 @@
-"""A checkpoint as version 0.1.0 wrote it: the run goes on as if nothing had been renamed."""
+"""A checkpoint as older versions wrote it: the run goes on as if nothing had been renamed or added."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ def test_a_run_of_version_0_1_0_goes_on_as_it_would_have(options: list[str], tmp
         torch.save(as_version_0_1_0(state), folder / "state.pt")
         (folder / "manifest.json").unlink(missing_ok=True)  # that version had none
     runs.assert_same_run(whole, runs.run(old, *options))
+
+
+def test_an_advised_run_from_before_the_trials_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    whole = runs.run(tmp_path / "whole", "+ablation=F")
+    old = runs.run(tmp_path / "old", "+ablation=F", stop_at=60)
+    for folder in runs.checkpoints(old):
+        state = torch.load(folder / "state.pt", weights_only=True)
+        del state["trial"], state["sealed"], state["advice_meter"]["taught"], state["advice_meter"]["vetoes"]
+        del state["adviser"]["followed"]
+        torch.save(state, folder / "state.pt")
+        (folder / "manifest.json").unlink()
+    runs.run(old, "+ablation=F")
+    left_out = ("llm/corrupted_share",)
+    assert runs.rows(old, leave_out=left_out) == runs.rows(whole, leave_out=left_out)
+    for part in ("agent", "trial", "envs", "rng"):
+        assert runs.difference(runs.state(old)[part], runs.state(whole)[part]) == ""
 
 
 def test_todays_state_is_left_as_it_is(tmp_path: Path) -> None:

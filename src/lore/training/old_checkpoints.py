@@ -11,9 +11,10 @@ FLAT = ("updates", "report_due", "curve", "greedy", "advised", "window", "layout
 def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     """Give the state of a checkpoint today's keys.
 
-    Version 0.1.0 kept counts, random streams and the carry beside the parts, called the adviser of an
-    episode `arm`, and had a None for every part that a run was without. Weights need no map: the optimiser
-    stores them in one row, without names.
+    Versions before the trials had none in advised runs, so advice always acted. Version 0.1.0 kept counts,
+    random streams and the carry beside the parts, called the adviser of an episode `arm`, and had a None for
+    every part that a run was without. Weights need no map: the optimiser stores them in one row, without
+    names.
 
     Args:
         state: A checkpoint of any version; it is not changed.
@@ -21,9 +22,14 @@ def upgrade(state: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Name of a part -> its state.
     """
-    if "progress" in state:
-        return state
-    state = dict(state)
+    if "progress" not in state:
+        state = _from_0_1_0(dict(state))
+    if "adviser" in state and "trial" not in state:
+        state = state | {"trial": {}}  # what trial=none has
+    return state
+
+
+def _from_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
     flat = {name: state.pop(name) for name in FLAT}
     episodes, successes = state.pop("episodes")
     todo = list(state.pop("todo", ()))  # the oldest were made between two ticks
