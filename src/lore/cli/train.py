@@ -45,7 +45,8 @@ lore-train trains one agent in one environment.
 
   lore-train env=doorkey5 run.steps=6000        one run
   lore-train +preset=debug                      a tiny run, to see that all works
-  lore-train +ablation=D                        an arm of the study, A to F
+  lore-train +ablation=D                        an arm of the study: docs/ablations.md
+  lore-train +ablation=G llm=recorded_claude    advice teaches, once a trial has shown that it helps
   lore-train -m 'seed=range(0,10)'              ten runs, one after another
   lore-train -m hydra/launcher=parallel +ablation=A,D 'seed=range(0,10)'     a run a core
   lore-train --config-dir=my_conf +experiment=mine    values of your own, from my_conf/experiment/mine.yaml

@@ -187,7 +187,7 @@ class PriorNetOptions:
 
 @dataclass
 class TeachOptions:
-    """How advice enters learning. It reads the distilled adviser, so it needs prior_net.enabled."""
+    """How advice enters learning: docs/teaching.md. All but clone need prior_net.enabled, the distilled adviser."""
 
     name: str = "none"  # none | informed | kickstart | clone | mix
     # informed
@@ -204,7 +204,7 @@ class TeachOptions:
 
 @dataclass
 class TrialOptions:
-    """In which training episodes advice may act, and when it is trusted in learning."""
+    """In which training episodes advice may act, and when it is trusted in learning: docs/trial.md."""
 
     name: str = "none"  # none (always, trusted) | coin | paired (trusted after a verdict) | jumpstart
     share: float = 0.5  # coin, paired: probability that an episode is advised
