@@ -167,9 +167,7 @@ class GateOptions:
     temperature: str = "entropy"  # of the advice: entropy | match | fixed
     entropy_share: float = 0.5  # entropy: of the advised distribution, as a share of log A
     fixed_temperature: float = 1.0  # fixed
-    veto: bool = (
-        False  # advice does not act where the critics are sure that its action is worse than the best
-    )
+    veto: bool = False  # advice does not act where the critics are sure that another action is better
     mix_in_imagination: bool = False  # mix PriorNet's advice into imagined steps too
     beta_imagine_max: float = 0.1  # largest beta there
     kl: KLOptions = field(default_factory=KLOptions)
@@ -187,7 +185,7 @@ class PriorNetOptions:
 
 @dataclass
 class TeachOptions:
-    """How advice enters learning: docs/teaching.md. All but clone need prior_net.enabled, the distilled adviser."""
+    """How advice enters learning: docs/teaching.md. All but clone need prior_net.enabled."""
 
     name: str = "none"  # none | informed | kickstart | clone | mix
     # informed
