@@ -28,6 +28,7 @@ MOST = {
     "a loss": 3,
     "an arm of a study": 3,
     "a gate in the repository": 3,
+    "a teacher": 3,
     "a provider in the repository": 3,
     "a gate or a provider as a plug-in": 1,
 }
@@ -174,6 +175,12 @@ def test_an_arm_composes_and_bears_its_name(done: Runs) -> None:
 def test_a_gate_decides_where_advice_acts(done: Runs) -> None:
     betas = [row["uncertainty_gate/avg_beta"] for row in done.rows("a gate in the repository")]
     assert betas == pytest.approx([0.3] * len(betas))  # an untrained policy is nearly uniform
+
+
+def test_a_teacher_takes_the_place_of_the_entropy_bonus(done: Runs) -> None:
+    etas = [row["teach/eta"] for row in done.rows("a teacher") if "teach/eta" in row]
+    assert len(etas) > 1 and all(3e-4 < eta <= 9e-4 for eta in etas)
+    assert done.summary("a teacher")["teach"] == "curious"
 
 
 def test_a_provider_is_asked(done: Runs) -> None:

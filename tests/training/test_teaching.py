@@ -72,7 +72,7 @@ def test_an_agent_with_informed_at_no_weight_learns_as_one_without() -> None:
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(TEACHERS) - {"mix"}))
+@pytest.mark.parametrize("name", ["none", *sorted(set(TEACHERS) - {"mix"})])
 def test_without_trust_every_weight_stays_as_without_a_teacher_bit_for_bit(name: str) -> None:
     alone, taught = make(), make(TeachOptions(name=name))
     assert taught.guide is not None

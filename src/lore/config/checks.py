@@ -17,6 +17,7 @@ from lore.base.secrets import check_address, keep_secret, refuse_secret
 from lore.config.ablations import check_arm
 from lore.config.command_options import EvalOptions
 from lore.config.options import AgentOptions, Config, GateOptions
+from lore.config.plugins import TEACHERS
 
 CHOICES = {
     "dtype": ("auto", "bfloat16", "float32"),
@@ -26,7 +27,7 @@ CHOICES = {
     "agent.name": ("dreamer", "random", "prior"),
     "agent.replay_value": ("keep", "weight", "drop"),
     "gate.temperature": ("entropy", "match", "fixed"),
-    "teach.name": ("none", "informed", "kickstart", "clone", "mix"),
+    "teach.name": ("none", *TEACHERS),
     "gate.kl.mode": ("none", "penalty", "project"),
     "trial.name": ("none", "coin", "paired", "jumpstart"),
     "llm.corruption_kind": ("random", "systematic"),

@@ -1,4 +1,4 @@
-"""Names of gates and advisers: the rows of this package, and entry points of installed packages.
+"""Names of gates, teachers and advisers: the rows of this package, and entry points of installed packages.
 
 Nothing is imported to know a name, so a wrong one is refused at once.
 """
@@ -24,6 +24,14 @@ GATES = {
     "lore": "lore.gate.gates:UncertaintyGate",
 }
 """Name -> its class, written as an entry point; `none` is no gate. A class takes the options and a device."""
+
+TEACHERS = {
+    "clone": "lore.training.teaching.clone:Clone",
+    "informed": "lore.training.teaching.informed:Informed",
+    "kickstart": "lore.training.teaching.kickstart:Kickstart",
+    "mix": "lore.training.teaching.mix:Mix",
+}
+"""Name -> its class, a lore.training.teaching.Teacher; `none` teaches nothing. No entry points add to it."""
 
 PROVIDERS = {
     "adversarial": "lore.llm.providers.controls:adversarial",

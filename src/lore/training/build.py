@@ -96,7 +96,7 @@ def _check_budget(paid: bool, llm: LLMOptions) -> None:
 
 
 def teacher_name(cfg: Config) -> str:
-    """Name the teacher of a run, a key of TEACHERS.
+    """Name the teacher of a run.
 
     Args:
         cfg: The options of the run.

@@ -10,24 +10,14 @@ docs/teaching.md has the formulas. Letters: N states, H imagined steps, F featur
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
+
 from lore.config.options import TeachOptions
+from lore.config.plugins import TEACHERS
 from lore.llm.prior_net import PriorNet
-from lore.training.teaching.clone import Clone
-from lore.training.teaching.informed import Informed
-from lore.training.teaching.kickstart import Kickstart
-from lore.training.teaching.mix import Mix
 from lore.training.teaching.teacher import Teacher
 
-__all__ = ["TEACHERS", "Clone", "Informed", "Kickstart", "Mix", "Teacher", "build_teacher"]
-
-TEACHERS: dict[str, type[Teacher]] = {
-    "none": Teacher,
-    "informed": Informed,
-    "kickstart": Kickstart,
-    "clone": Clone,
-    "mix": Mix,
-}
-"""Name -> its class; `none` changes nothing."""
+__all__ = ["TEACHERS", "Teacher", "build_teacher"]
 
 
 def build_teacher(options: TeachOptions, entropy: float, distilled: PriorNet | None) -> Teacher:
@@ -39,4 +29,5 @@ def build_teacher(options: TeachOptions, entropy: float, distilled: PriorNet | N
         distilled: The adviser as a network; None without. `lore.config.checks` has refused a teacher that
             lacks it.
     """
-    return TEACHERS[options.name](options, entropy, distilled)
+    kind: type[Teacher] = Teacher if options.name == "none" else resolve_name(TEACHERS[options.name])
+    return kind(options, entropy, distilled)
