@@ -60,7 +60,7 @@ def test_the_home_folder_in_what_a_run_reads(home: Path) -> None:
     from lore.base.errors import BadInput
     from lore.envs.make import make_vec
     from lore.llm.providers import build_provider
-    from lore.training.build import build_adviser
+    from lore.training.build_adviser import build_adviser
 
     cfg: Config = compose(["llm.cache=~/answers.sqlite", "llm.ledger=~/calls.jsonl", "llm.ledger_limit=3"])
     build_adviser(cfg, make_vec(cfg.env, cfg.obs, 1, 0, split="train"), home, print)

@@ -14,7 +14,7 @@ from tests import runs
 from lore.base import files
 from lore.base.errors import BadInput
 from lore.config.options import LLMOptions
-from lore.training.build import open_cache
+from lore.training.build_adviser import open_cache
 
 OPTIONS = ["env.id=MiniGrid-DoorKey-5x5-v0", "env.actions=all", f"llm.cache={LLMOptions.cache}"]
 

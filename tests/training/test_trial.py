@@ -351,6 +351,11 @@ def test_a_coin_advises_its_share() -> None:
     row = trial.metrics()
     assert 250 < row["trial/episodes_advised"] < 350 and row["trial/trust"] == 1.0
     assert row["trial/advised_success"] == 1.0 and row["trial/unaided_success"] == 0.0
+    assert make("coin").unaided_success == make("none").unaided_success == 0.0
+    run(trial, 1.0)
+    while trial.advised[0]:
+        run(trial, 1.0)
+    assert trial.unaided_success == trial.metrics()["trial/unaided_success"] == 0.05
 
 
 def test_a_share_of_0_never_advises() -> None:

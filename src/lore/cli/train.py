@@ -224,7 +224,8 @@ def _prepare(cfg: Config) -> str:
     config.yaml then says what was computed with, not what was left open. Raises BadInput where the gate or
     the provider is unknown.
     """
-    from lore.training.build import check_plugins, compute_type
+    from lore.training.build import compute_type
+    from lore.training.build_adviser import check_plugins
 
     check_plugins(cfg)
     return compute_type(cfg.dtype, cfg.device)
@@ -245,7 +246,7 @@ def _settle_evaluation(cfg: Config, task: EpisodicEnv) -> None:
 
 def _check_task(cfg: Config) -> EpisodicEnv:
     """Make the environment once: nothing else shows for certain that its options fit. Raises BadInput."""
-    from lore.training.build import is_advised
+    from lore.training.build_adviser import is_advised
     from lore.training.families import refuse_what_is_missing
 
     return refuse_what_is_missing(cfg.env, is_advised(cfg), cfg.explore.valid_noise).make(cfg.env, cfg.obs)

@@ -95,6 +95,11 @@ class Paired:
         return float(self.phase == SHOWN)
 
     @property
+    def unaided_success(self) -> float:
+        """As counted."""
+        return self.tally.unaided_success
+
+    @property
     def share(self) -> float:
         """Probability that an episode which begins now is advised."""
         if self.phase == ON_TRIAL:

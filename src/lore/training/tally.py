@@ -53,6 +53,11 @@ class Tally:
         """Share of the steps in which advice might act."""
         return self.advised_steps / max(self.steps, 1)
 
+    @property
+    def unaided_success(self) -> float:
+        """Success of the latest WINDOW unaided episodes; 0 before the first."""
+        return sum(self.unaided) / len(self.unaided) if self.unaided else 0.0
+
     def step(self, acts: bool) -> None:
         """Count an environment step."""
         self.steps += 1

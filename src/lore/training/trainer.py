@@ -22,6 +22,7 @@ from lore.metrics.summary import make_summary
 from lore.training import build
 from lore.training.acting import GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
+from lore.training.build_adviser import build_adviser, describe_adviser, is_advised
 from lore.training.checkpoint import Checkpoints, not_fitting
 from lore.training.collector import Collector
 from lore.training.evaluation import Evaluator, choose_rhythm, score
@@ -99,7 +100,7 @@ class Trainer:
         """
         self.cfg, self.logger, self.stop = cfg, logger, stop or Stop()
         self.progress, self.metrics, rng = Progress(), MetricsAggregator(), Streams(cfg.seed, cfg.device)
-        advised = build.is_advised(cfg)
+        advised = is_advised(cfg)
         family = refuse_what_is_missing(cfg.env, advised, cfg.explore.valid_noise)
         envs = build.build_envs(cfg, family)
         eval_every = choose_rhythm(cfg.run, envs.envs[0])  # of a new environment, whatever episode goes on
@@ -109,7 +110,7 @@ class Trainer:
         self.agent = build.build_agent(cfg, spec, actions, gate)
         self.learner = self.agent if isinstance(self.agent, DreamerV3Agent) else None
         self.replay = build.build_replay(cfg, spec, actions, rng["replay"]) if self.learner else None
-        self.adviser = build.build_adviser(cfg, envs, run_dir, logger.say)
+        self.adviser = build_adviser(cfg, envs, run_dir, logger.say)
         self.guidance = build.build_guidance(cfg, gate, self.adviser, self.agent, rng["gate_dropout"])
         self.meter = AdviceMeter(gate) if gate else None
 
@@ -241,8 +242,7 @@ class Trainer:
         if guide is None or self.meter is None:
             return
         heard = self.meter.taught > 0  # a network that nobody has taught has nothing to teach
-        unaided = self.trial.metrics().get("trial/unaided_success", 0.0)
-        guide.now = Moment(self.env_step, self.trial.trust if heard else 0.0, unaided)
+        guide.now = Moment(self.env_step, self.trial.trust if heard else 0.0, self.trial.unaided_success)
 
     def log(self) -> None:
         """Write a row of metrics.jsonl: what happened since the row before."""
@@ -292,7 +292,7 @@ class Trainer:
         advice, adviser, trial = {}, None, None
         if self.adviser and self.meter:
             advice = self.meter.totals() | self.adviser.metrics()
-            adviser = build.describe_adviser(cfg.llm, self.adviser)
+            adviser = describe_adviser(cfg.llm, self.adviser)
             trial = self.trial.summary() or None
         self.logger.write_summary(
             make_summary(

@@ -32,6 +32,11 @@ class Trial(Protocol):
         """How far advice is trusted in learning now, in [0, 1]."""
         ...
 
+    @property
+    def unaided_success(self) -> float:
+        """Success of the latest episodes without advice; 0 before the first."""
+        ...
+
     def begin(self, env: int) -> bool:
         """An episode begins in an environment: draw.
 
@@ -85,7 +90,7 @@ class Trial(Protocol):
 class Always:
     """Advice may act in every step, and is trusted: no trial. It has no state and no metrics."""
 
-    trust = 1.0
+    trust, unaided_success = 1.0, 0.0
 
     def begin(self, env: int) -> bool:
         """Advised, always."""
@@ -138,6 +143,11 @@ class Coin:
         self.share, self.rng = options.share, rng
         self.tally = Tally()
         self.advised = [False] * num_envs
+
+    @property
+    def unaided_success(self) -> float:
+        """As counted."""
+        return self.tally.unaided_success
 
     def begin(self, env: int) -> bool:
         """Draw."""
@@ -200,6 +210,11 @@ class JumpStart:
         self.window: list[bool] = []  # success of the latest episodes that began in this stage
         self.won, self.all = Mean(), Mean()  # lengths of the episodes of stage 0
         self.running: list[list[float]] = [[0, 0, math.inf]] * num_envs  # stage, steps and h of the episode
+
+    @property
+    def unaided_success(self) -> float:
+        """As counted."""
+        return self.tally.unaided_success
 
     @property
     def horizon(self) -> float:

@@ -16,7 +16,7 @@ from lore.config.compose import compose
 from lore.config.options import GateOptions, LLMOptions, PriceOptions
 from lore.gate import build_gate
 from lore.llm.providers import FREE_CONTROLS, PROVIDERS, local, may_cost_money
-from lore.training.build import check_plugins
+from lore.training.build_adviser import check_plugins
 
 QUICK_S = 5.0
 PLUGIN = """

@@ -23,7 +23,7 @@ from lore.llm.providers.recorded import SHIPPED_FOLDER
 from lore.llm.providers.recorded_files import CARD, load
 from lore.llm.request import Request, Wording
 from lore.training import families
-from lore.training.build import check_plugins
+from lore.training.build_adviser import check_plugins
 
 CLAUDE = SHIPPED_FOLDER / "claude"
 TASKS = sorted(path.name for path in CLAUDE.iterdir())
