@@ -207,7 +207,7 @@ def test_the_summary_tells_how_advice_taught_and_was_tried(whole: Path, tmp_path
     assert len(trial["verdicts"]) == last["trial/verdicts"]
     mixed = runs.summary(runs.run(tmp_path / "F", "+ablation=F", "gate.mix_in_imagination=true", *few))
     assert mixed["teach"] == "mix"
-    alone = runs.summary(runs.run(tmp_path / "G alone", "+ablation=G", "llm=none", *few))
+    alone = runs.summary(runs.run(tmp_path / "alone", "+ablation=A_time", *few))
     assert (alone["clock"], alone["teach"], alone["trial"]) == (True, "none", None)
 
 
