@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests import runs
 from lore.base import files
 from lore.base.errors import BadInput
 from lore.config.options import LLMOptions
+from lore.training import run_folder
 from lore.training.build_adviser import open_cache
 
 OPTIONS = ["env.id=MiniGrid-DoorKey-5x5-v0", "env.actions=all", f"llm.cache={LLMOptions.cache}"]
@@ -120,3 +122,12 @@ def test_another_error_of_a_folder_sync_is_raised(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Input/output"):
         files.sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(not (runs.ROOT / ".git").exists(), reason="no git checkout")
+def test_a_run_of_a_checkout_names_its_commit() -> None:
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=runs.ROOT, capture_output=True, text=True, check=True
+    )
+    found = run_folder.provenance(["lore-train"])
+    assert found["commit"] == head.stdout.strip() and found["dirty"] in (True, False)

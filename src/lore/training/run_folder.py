@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import lore
 from lore.base.commands import command_line
 from lore.base.errors import BadInput, out_of_space
 from lore.base.files import Unreadable, read_json, set_aside, write_atomic
@@ -320,7 +321,7 @@ def _read_or_set_aside(path: Path, types: Mapping[str, type]) -> dict[str, Any]:
 
 def _checkout() -> dict[str, Any]:
     """Commit of the source this runs from, or nulls outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(lore.__file__).resolve().parents[2]
     if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return {"commit": None, "dirty": None}
     try:
