@@ -13,7 +13,7 @@ from torch import nn
 
 from lore.base.rng import seed_of
 from lore.base.types import ObsSpec
-from lore.config.options import Config
+from lore.config.options import Config, TrialOptions
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
 from lore.envs.vector import VectorEnv
@@ -154,7 +154,8 @@ def build_advice_trial(cfg: Config, envs: VectorEnv) -> Trial:
         BadInput: `trial=paired` and the task does not declare the range of its returns.
     """
     bounds = envs.return_range or (-math.inf, math.inf)
-    return build_trial(cfg.trial, envs.num_envs, random.Random(seed_of(cfg.seed, "trial")), bounds)
+    options = cfg.trial if is_advised(cfg) else TrialOptions()  # without an adviser nothing is on trial
+    return build_trial(options, envs.num_envs, random.Random(seed_of(cfg.seed, "trial")), bounds)
 
 
 def build_guidance(
