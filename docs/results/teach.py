@@ -6,6 +6,7 @@ python docs/results/teach.py add RUN...  copies the record of finished runs to w
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -49,7 +50,7 @@ def add(run: Path) -> None:
 def holds(curve: list, level: float = 0.9) -> bool:
     """Whether two consecutive evaluations and the last one are at the level."""
     values = [value for _, value in curve]
-    return values[-1] >= level and any(min(pair) >= level for pair in zip(values, values[1:], strict=False))
+    return values[-1] >= level and any(min(pair) >= level for pair in itertools.pairwise(values))
 
 
 def table(kind: str) -> None:
@@ -59,13 +60,13 @@ def table(kind: str) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for folder in sorted((HERE / kind).glob("*/*/seed*")):
         s = summary(folder)
-        commit = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["commit"][:7]
+        commit = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["commit"] or "null"
         verdicts = (s.get("trial") or {}).get("verdicts") or []
         verdict = ", ".join(f"{word} {step}" for step, word in verdicts)
         curve = s["eval_curve"]
         print(
             f"| {folder.parents[1].name} | {folder.parent.name} | {s['seed']} | {s['env_steps']} | {s['steps_to_90'] or 'none'} "
-            f"| {curve[-1][1]:.2f} | {'yes' if holds(curve) else 'no'} | {s['llm_calls_used']} | {verdict} | {commit} |"
+            f"| {curve[-1][1]:.2f} | {'yes' if holds(curve) else 'no'} | {s['llm_calls_used']} | {verdict} | {commit[:7]} |"
         )
 
 
