@@ -65,7 +65,8 @@ class LLMController:
             about, and the answer cannot be followed here), reader, or what became of an ask (see Asked).
         triggers_fired: How often each trigger fired.
         plans: How often a plan ended, by its status: done, impossible.
-        followed: Steps with advice from a plan or an answer: all, and those whose answer was corrupted.
+        followed: Steps at which advice from a plan or an answer may act: all, and those whose answer was
+            corrupted.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class LLMController:
             if state.step == 0:
                 self._slots[i].follower.running = False
             error = None if td_error is None else float(td_error[i])
+            acts = may_ask is None or may_ask[i]
             one, outcome = self._decide(
                 i,
                 state,
@@ -151,10 +153,10 @@ class LLMController:
                 error,
                 latched is None or bool(latched[i]),
                 learned[i] if learned else None,
-                may_ask is None or may_ask[i],
+                acts,
             )
             self.outcomes[outcome] += 1
-            if one is not None and one.source in ("plan", "answer"):
+            if acts and one is not None and one.source in ("plan", "answer"):
                 self.followed.update(all=1, corrupted=int(one.corrupted))
             advice.append(one)
         return _prior(advice, len(self.actions))
