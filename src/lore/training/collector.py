@@ -99,7 +99,10 @@ class Collector:
                 self.trial.step(i)
         episodes, said = [], []
         for episode in self.envs.pop_episodes():
-            episodes.append(replace(episode, handed_over=self.trial.handed_over(episode.env)))
+            handed = self.trial.handed_over(episode.env)
+            if handed is not None and handed < episode.length:  # else it ended before advice could act
+                episode = replace(episode, handed_over=handed)
+            episodes.append(episode)
             said += self.trial.end(episode.env, episode.return_, episode.success)
         return episodes, said
 
