@@ -276,7 +276,7 @@ class GuidedPolicy:
             beta = _drop(opening.beta, gate.dropout, advice.rng)
             if acts is not None:
                 beta = torch.where(torch.tensor(acts, device=beta.device), beta, 0.0)
-            if gate.options.veto:
+            if gate.options.veto and bool((beta > 0).any()):
                 advised = prior.logits.to(beta.device).argmax(-1)
                 against = vetoed(agent.outcomes(belief.feat, self.rng), advised)
                 decision.vetoed = against & (beta > 0)
