@@ -246,7 +246,7 @@ class ReplayBuffer:
         Args:
             state: What `state_dict` gave, on any device.
         """
-        self.total = state["total"]
+        self.total, self._began = state["total"], [0] * self.num_envs
         for tick in range(self.total - self.filled, self.total):
             self._note_success(tick)
         for key in LATENTS:
