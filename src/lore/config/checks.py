@@ -159,8 +159,7 @@ def check(cfg: Config) -> None:
         raise BadInput("size.deter", f"{cfg.size.deter} must be a multiple of size.blocks={cfg.size.blocks}")
     check_arm(cfg)
     _gate(cfg)
-    if cfg.trial.name == "paired" and cfg.trial.share == 1:
-        raise BadInput("trial.share", "1.0 leaves trial=paired no episode to compare with; use less than 1")
+    _trial(cfg)
     _llm(cfg)
     _device(cfg.device)
 
@@ -346,6 +345,10 @@ def _teach(cfg: Config) -> None:
         return
     if gate.name == "none":
         raise BadInput("teach", f"gate=none lets no advice in that could teach; use teach=none, not {teach}")
+    if cfg.llm.provider == "none":
+        raise BadInput("llm", f"none gives no advice for teach={teach} to learn from; use teach=none too")
+    if cfg.agent.name != "dreamer":
+        raise BadInput("teach", f"agent={cfg.agent.name} learns nothing; use teach=none, not {teach}")
     if teach != "clone" and not cfg.prior_net.enabled:
         raise BadInput("prior_net.enabled", f"teach={teach} learns from PriorNet; use true")
     if gate.mix_in_imagination and teach != "mix":
@@ -354,6 +357,17 @@ def _teach(cfg: Config) -> None:
         )
     if teach == "mix" and gate.name == "follow":
         raise BadInput("teach", "gate=follow mixes nothing; use gate=lore or fixed with teach=mix")
+
+
+def _trial(cfg: Config) -> None:
+    trial = cfg.trial
+    if trial.name == "none":
+        return
+    for key, value in (("gate", cfg.gate.name), ("llm", cfg.llm.provider)):
+        if value == "none":
+            raise BadInput(key, f"none leaves trial={trial.name} no advice to try; use trial=none too")
+    if trial.name == "paired" and trial.share == 1:
+        raise BadInput("trial.share", "1.0 leaves trial=paired no episode to compare with; use less than 1")
 
 
 def _device(device: str) -> None:
