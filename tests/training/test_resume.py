@@ -44,6 +44,18 @@ VARIANTS = {
     "followed": ["gate=follow", "gate.follow_steps=60", "agent.replay_value=drop"],
     "distilled, in imagination too": ["prior_net.enabled=true", "gate.mix_in_imagination=true", "run.envs=2"],
     "noise": ["explore.epsilon_start=0.5", "explore.temperature_start=2", "explore.valid_noise=true"],
+    "a trial": ["+ablation=G", "gate.veto=true", "run.envs=2", "trial.horizon=1", "trial.cap=0.5"],
+    "trusted advice": ["+ablation=G_trusting", "run.envs=2"],
+    "kickstart, where the model agrees": [
+        "teach=kickstart",
+        "teach.filtered=true",
+        "teach.anneal_steps=1000",
+        "prior_net.enabled=true",
+        "trial=coin",
+    ],
+    "jumpstart": ["+ablation=jumpstart", "run.envs=2"],
+    "hint": ["+ablation=hint", "run.envs=2"],
+    "clone": ["+ablation=clone", "replay.success_bias=0.5"],
     "ensembles": ["agent.critic_ensemble=2", "agent.disagreement_ensemble=2"],
 }
 
@@ -262,6 +274,14 @@ def test_kill_9_with_gate_distillation_controller_journal_and_budget_in_play(tmp
     assert last["llm/calls_used"] == 20 and last["llm/budget_remaining"] == 0
     assert any(row.get("uncertainty_gate/lambda_kl", 0) > 0 for row in runs.training_rows(whole))
     kill_and_resume(whole, tmp_path / "run", ["size", "write", "row"], *options)
+
+
+def test_kill_9_in_a_trial_leaves_its_evidence_as_it_was(tmp_path: Path) -> None:
+    options = ["+ablation=G", "run.envs=2", "trial.horizon=1", "trial.cap=0.5"]
+    whole = runs.run(tmp_path / "whole", *options)
+    trial = runs.state(whole)["trial"]
+    assert trial["case"]["on"]["count"] and trial["case"]["off"]["count"] and trial["handovers"]
+    kill_and_resume(whole, tmp_path / "run", ["row", "write"], *options)
 
 
 @pytest.mark.slow
