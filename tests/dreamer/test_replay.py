@@ -409,3 +409,85 @@ def test_the_biased_draw_goes_on_after_rows_are_stored_and_loaded() -> None:
     copy.load_rows(start, buffer.rows(start, buffer.total))
     copy.load_state_dict(buffer.state_dict())
     assert torch.equal(buffer.sample(50, 5, 0.5).index, copy.sample(50, 5, 0.5).index)
+
+
+# rows of episodes that were won
+
+
+def story(ticks: int, envs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes of 1 to 9 rows and one of 30, half of them won: where they begin and where they succeed."""
+    draw = np.random.default_rng(seed)
+    first, success = np.zeros((ticks, envs), bool), np.zeros((ticks, envs), bool)
+    for env in range(envs):
+        begin = 0
+        while begin < ticks:
+            first[begin, env] = True
+            begin += 30 if begin and not first[:begin, env].sum() % 7 else int(draw.integers(1, 10))
+            if begin <= ticks and draw.random() < 0.5:
+                success[begin - 1, env] = True
+    return first, success
+
+
+def won_rows(first: np.ndarray, success: np.ndarray) -> np.ndarray:
+    """Which rows are of an episode that was won by the last tick, found backwards."""
+    won = np.zeros_like(first)
+    for env in range(first.shape[1]):
+        wins = False
+        for t in reversed(range(len(first))):
+            wins = bool(success[t, env]) if t + 1 == len(first) or first[t + 1, env] else wins
+            won[t, env] = wins
+    return won
+
+
+def tell(buffer: ReplayBuffer, first: np.ndarray, success: np.ndarray) -> None:
+    """Add the rows; the reward says the tick."""
+    start = buffer.total
+    for t, row in enumerate(zip(first, success, strict=True), start):
+        latent = Latent(torch.zeros(buffer.num_envs, 2), torch.zeros(buffer.num_envs, 1, dtype=torch.uint8))
+        flags = {name: torch.from_numpy(x) for name, x in zip(("is_first", "success"), row, strict=True)}
+        buffer.add({**flags, "reward": torch.full((buffer.num_envs,), float(t))}, latent)
+
+
+def held_won(buffer: ReplayBuffer) -> np.ndarray:
+    """`won` of the ticks held, oldest first."""
+    slots = torch.arange(buffer.total - buffer.filled, buffer.total) % buffer.ticks
+    return buffer.won[slots].numpy()
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize("ticks", [1, 19, 20, 21, 47, 100])
+def test_won_marks_the_rows_of_episodes_that_ended_with_a_success_and_no_other(envs: int, ticks: int) -> None:
+    """Before and after the ring of 20 ticks wraps around, in which an episode of 30 fills it whole."""
+    first, success = story(100, envs)
+    first, success = first[:ticks], success[:ticks]
+    buffer, want = small(20 * envs, envs), won_rows(first, success)
+    for t in range(ticks):
+        tell(buffer, first[t : t + 1], success[t : t + 1])
+        now = won_rows(first[: t + 1], success[: t + 1])[max(0, t - 19) :]
+        np.testing.assert_array_equal(held_won(buffer), now)
+    if ticks < 6:
+        return
+    batch = buffer.sample(200, 4)
+    env = batch.index % envs
+    tick = batch.reward.long()
+    assert torch.equal(batch.won, torch.from_numpy(want)[tick, env])
+    assert ticks != 100 or 0 < batch.won.float().mean() < 1
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize("ticks", [13, 20, 33, 61])
+def test_won_is_derived_again_after_a_resume_and_goes_on(envs: int, ticks: int) -> None:
+    first, success = story(100, envs)
+    whole, other = small(20 * envs, envs), small(20 * envs, envs)
+    tell(whole, first[:ticks], success[:ticks])
+    tell(other, *story(90, envs, seed=1))  # what a damaged checkpoint had left in it
+    start = whole.total - whole.filled
+    assert "won" not in whole.rows(start, ticks) and "won" not in whole.state_dict()
+    other.load_rows(start, whole.rows(start, ticks))
+    other.load_state_dict(whole.state_dict())
+    np.testing.assert_array_equal(held_won(other), held_won(whole))
+    for buffer in (whole, other):
+        for t in range(ticks, 100):
+            tell(buffer, first[t : t + 1], success[t : t + 1])
+    np.testing.assert_array_equal(held_won(other), held_won(whole))
+    np.testing.assert_array_equal(held_won(whole), won_rows(first, success)[-20:])

@@ -16,6 +16,7 @@ from lore.config.options import EnvOptions, ExploreOptions, GateOptions
 from lore.envs import make_env, make_vec
 from lore.envs.actions import valid_actions
 from lore.gate import FixedGate, Opening, UncertaintyGate
+from lore.gate.gates import HintGate
 from lore.llm.asking.controller import prior_logits
 from lore.training.acting import Decision, Guidance, GuidedPolicy
 from lore.training.advice_meter import AdviceMeter
@@ -53,7 +54,8 @@ class Saying:
     def advise(
         self, states, env_step, td_error=None, latched=None, learned=None, over=None, may_ask=None
     ) -> Prior:
-        self.told.append({"td_error": td_error, "latched": latched, "learned": learned, "over": over})
+        told = {"td_error": td_error, "latched": latched, "learned": learned, "over": over}
+        self.told.append({**told, "may_ask": may_ask})
         n = len(states)
         probs = torch.full((A,), 1 / A) if self.probs is None else torch.tensor(self.probs)
         source = torch.full((n,), 0 if self.probs is None else 1, dtype=torch.uint8)
@@ -61,18 +63,36 @@ class Saying:
         return Prior(prior_logits(probs).repeat(n, 1), allowed, torch.ones(n), source)
 
 
+class Judged(Opinionated):
+    """Five critics who speak, in step `steps` modulo 3, against action 2, for it, or not at all."""
+
+    imagined = 0
+
+    def outcomes(self, feat: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        self.imagined += 1
+        said = torch.zeros(5, len(feat), A)
+        said[:, :, 2] = {0: -1.0, 1: 1.0, 2: 0.0}[self.steps % 3]
+        return said
+
+
 UNIFORM = [1 / A] * A
 DECIDED = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def play(advice: Guidance | None, steps: int = 60, n: int = 2) -> tuple[list[Decision], torch.Generator]:
-    """Decisions of `n` DoorKey environments side by side."""
+def play(
+    advice: Guidance | None,
+    steps: int = 60,
+    n: int = 2,
+    acts: Sequence[bool] | None = None,
+    agent: Opinionated | None = None,
+) -> tuple[list[Decision], torch.Generator]:
+    """Decisions of `n` DoorKey environments side by side; acts: where advice may act."""
     envs = make_vec(EnvOptions(max_steps=9), "symbolic", n, 0, split="train", remember=True)
     rng = generator(0, "act")
-    policy = GuidedPolicy(Opinionated(), envs.obs_spec, rng, advice=advice)
+    policy = GuidedPolicy(agent or Opinionated(), envs.obs_spec, rng, advice=advice)
     carry, obs, decisions = policy.agent.initial(n), envs.reset(), []
     for step in range(steps):
-        carry, decision = policy(carry, obs, envs.states(), step)
+        carry, decision = policy(carry, obs, envs.states(), step, acts)
         decisions.append(decision)
         obs = envs.step(decision.action.numpy())
     return decisions, rng
@@ -172,6 +192,71 @@ def test_noise_is_the_exact_mixture_and_off_it_is_nothing() -> None:
     got = ActionNoise(options, 100, env.action_names, valid_actions)(logits[:1], [env.state], 0).exp()[0]
     names = dict(zip(env.action_names, got.tolist(), strict=True))
     assert names["done"] == names["drop"] == 0.0 and names["left"] == names["right"] > 0.2
+
+
+def test_where_advice_may_not_act_it_is_heard_and_moves_nothing() -> None:
+    said = Saying(DECIDED)
+    decisions, _ = play(Guidance(FixedGate(GateOptions(beta=9.0)), said), acts=[True, False])
+    for decision in decisions:
+        assert decision.mixed is not None and decision.prior is not None
+        assert decision.prior.source.tolist() == [1, 1] and decision.mixed.beta.tolist() == [9.0, 0.0]
+        assert torch.equal(decision.logits[1], decision.belief.logits[1])
+        assert not torch.equal(decision.logits[0], decision.belief.logits[0])
+    assert all(told["may_ask"] == [True, False] for told in said.told)
+    meter = AdviceMeter(FixedGate(GateOptions()))
+    for decision in decisions:
+        meter.add(decision, [False, False])
+    row = meter.influence()
+    assert row["llm/prior_share"] == row["llm/source/plan"] == 0.5 and meter.taught == 2 * len(decisions)
+
+
+def test_advice_that_may_act_nowhere_leaves_actions_and_random_stream() -> None:
+    alone, rng = play(None)
+    gate = UncertaintyGate(GateOptions(veto=True, beta_max=9.0, warmup_steps=0))
+    advised, other = play(Guidance(gate, Saying(DECIDED)), acts=[False, False])
+    assert all(torch.equal(a.action, b.action) for a, b in zip(alone, advised, strict=True))
+    assert torch.equal(rng.get_state(), other.get_state())
+
+
+def test_a_vetoed_step_acts_as_the_agent_alone_and_is_counted() -> None:
+    gate, agent = FixedGate(GateOptions(beta=9.0, veto=True)), Judged()
+    decisions, _ = play(Guidance(gate, Saying(DECIDED)), acts=[True, False], agent=agent)
+    meter = AdviceMeter(gate)
+    for step, decision in enumerate(decisions, start=1):
+        stopped = step % 3 == 0
+        assert decision.mixed is not None and decision.vetoed is not None
+        assert decision.vetoed.tolist() == [stopped, False]  # no advice could act in the second
+        assert decision.mixed.beta.tolist() == [0.0 if stopped else 9.0, 0.0]
+        assert torch.equal(decision.logits[0], decision.belief.logits[0]) == stopped
+        meter.add(decision, [False, False])
+    assert meter.vetoes == 20 and meter.influence()["llm/vetoed_share"] == 20 / 120
+    assert agent.imagined == 60
+    stored, other = meter.state_dict(), AdviceMeter(gate)
+    other.load_state_dict(stored)
+    assert other.influence() == meter.influence()
+
+
+def test_a_hint_is_put_into_the_observation_before_the_agent_looks() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Looking(Opinionated):
+        def infer(self, carry: Carry, obs: Any, is_first: Any, rng: torch.Generator) -> Any:
+            seen.append(obs["hint"].clone())
+            return super().infer(carry, obs, is_first, rng)
+
+    envs = make_vec(EnvOptions(max_steps=9, hint=True), "symbolic", 2, 0, split="train", remember=True)
+    agent, said = Looking(), Saying(DECIDED)
+    policy = GuidedPolicy(
+        agent, envs.obs_spec, generator(0, "act"), advice=Guidance(HintGate(GateOptions()), said)
+    )
+    obs = envs.reset()
+    _, decision = policy(agent.initial(2), obs, envs.states(), 0, [True, False])
+    want = prior_logits(torch.tensor(DECIDED)).softmax(-1)
+    torch.testing.assert_close(seen[0], torch.stack([want, torch.zeros(A)]))
+    assert len(said.told) == 1 and decision.prior is not None and decision.mixed is not None
+    assert torch.equal(decision.logits, decision.belief.logits) and not decision.mixed.beta.any()
+    assert (obs["hint"] == seen[0].numpy()).all()  # the replay keeps what was seen
+    assert not envs.observation["hint"].any()  # the environment's own row, which resume repeats, does not
 
 
 def test_the_meter_counts_what_was_decided_and_goes_on_after_a_resume() -> None:

@@ -251,6 +251,38 @@ def test_without_limits_it_asks_whenever_nothing_covers_the_state(tmp_path: Path
     assert records(controller.asker)[0]["trigger"] == "uncovered"
 
 
+# where advice may not act
+
+
+def test_where_advice_may_not_act_nothing_is_asked_and_what_is_known_is_still_said(tmp_path: Path) -> None:
+    provider = FakeProvider([plan("pickup(ball)"), LEFT])
+    controller = make(tmp_path, provider, AskLimits(0, 0), num_envs=2)
+    here = room({(1, 0): BALL})
+    prior = controller.advise([here, place(5)], 0, may_ask=[False, False])
+    assert is_none(prior) and controller.outcomes == {"unadvised": 2} and not provider.asked
+    assert controller.advise([here, place(5)], 1, may_ask=[True, False]).source.tolist() == [1, 0]
+    prior = controller.advise([here, here], 2, may_ask=[False, False])
+    assert prior.source.tolist() == [SOURCES.index("plan")] * 2
+    assert prior.logits.argmax(-1).tolist()[0] == prior.logits.argmax(-1).tolist()[1]
+    assert len(provider.asked) == 1
+
+
+def test_the_distilled_network_is_not_heard_where_advice_may_not_act(tmp_path: Path) -> None:
+    controller = make(tmp_path, FakeProvider())
+    assert is_none(controller.advise([place(0)], 0, learned=[LEARNED], may_ask=[False]))
+    assert controller.advise([place(0)], 1, learned=[LEARNED], may_ask=[True]).source.tolist() == [3]
+
+
+def test_the_corrupted_share_is_that_of_steps_at_which_advice_may_act(tmp_path: Path) -> None:
+    script = {"go on 0": LEFT, "go on 1": policy(right=1.0)}
+    provider = FakeProvider(lambda asked: script[asked.state.mission])
+    controller = make(tmp_path, provider, is_corrupted=lambda plan_key: "go on 0" in plan_key)
+    assert math.isnan(controller.metrics()["llm/corrupted_share"])
+    for n, (number, acts) in enumerate([(0, True), (1, True), (1, True), (0, False), (0, False), (1, False)]):
+        assert controller.advise([place(number)], n, may_ask=[acts]).source.item() > 0
+    assert controller.metrics()["llm/corrupted_share"] == pytest.approx(1 / 3)
+
+
 # cooldown
 
 
