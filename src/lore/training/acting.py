@@ -7,118 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lore.base.types import Belief, Carry, GridState, Latent, ObsSpec, Prior
+from lore.base.types import Belief, Carry, GridState, ObsSpec, Prior
 from lore.gate import Gate, Mixed, Opening, check_opening, vetoed
 from lore.nn import fused
 from lore.training.exploration_noise import ActionNoise
-
-
-class Agent(Protocol):
-    """What acting needs of an agent."""
-
-    device: torch.device
-
-    def initial(self, n: int) -> Carry:
-        """Return the carry before the first step.
-
-        Args:
-            n: N, the number of environments.
-        """
-
-    def infer(
-        self, carry: Carry, obs: dict[str, Tensor], is_first: Tensor, rng: torch.Generator
-    ) -> tuple[Latent, Belief]:
-        """Estimate the state of every environment, and say what the agent would do there.
-
-        Args:
-            carry: What the step before left, of N environments.
-            obs: Observation key -> (N, *shape), on the agent's device.
-            is_first: (N,) bool, where an episode begins: such a row starts from an empty state.
-            rng: Draws the latents; on the agent's device.
-
-        Returns:
-            The latent of N environments, and the agent's belief: logits (N, A) and features (N, F).
-        """
-
-    def doubt(self, feat: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Ask the ensembles how unsure the agent is.
-
-        Args:
-            feat: Features, (N, F).
-            logits: Logits of the policy in the same states, (N, A).
-
-        Returns:
-            Name (value_var, disagreement) -> (N,) float32, at least 0; empty without ensembles.
-        """
-
-    def value(self, feat: Tensor) -> Tensor:
-        """Estimate the return with the critic.
-
-        Args:
-            feat: Features, (N, F).
-
-        Returns:
-            (N,) float32, in units of reward.
-        """
-
-    def outcomes(self, feat: Tensor, rng: torch.Generator) -> Tensor:
-        """Imagine one step by every action; only a gate with a veto asks.
-
-        Args:
-            feat: Features, (N, F).
-            rng: Draws what is imagined; on the agent's device.
-
-        Returns:
-            What each of K critics expects of each action, in return scales, (K, N, A).
-        """
-
-
-class Adviser(Protocol):
-    """What acting needs of an adviser; LLMController is one."""
-
-    def advise(
-        self,
-        states: Sequence[GridState],
-        env_step: int,
-        td_error: Sequence[float] | None = None,
-        latched: Sequence[bool] | None = None,
-        learned: Sequence[Sequence[float] | None] | None = None,
-        over: Sequence[bool] | None = None,
-        may_ask: Sequence[bool] | None = None,
-    ) -> Prior:
-        """Advise on one step of N environments.
-
-        Args:
-            states: What the agent knows of its worlds, N of them.
-            env_step: Environment steps of the run so far.
-            td_error: (N) TD errors of the critic for the steps that led here, NaN where an episode begins;
-                None where they are not known.
-            latched: (N), where the gate allows asking; None: everywhere.
-            learned: For each environment the distilled adviser's distribution, (A,), or None where the
-                network is not confident; None without a distilled adviser.
-            over: (N), where an episode has ended, so that no action counts; None: nowhere.
-            may_ask: (N), where advice may act, so that an ask is worth its price; None: everywhere.
-        """
-
-
-class Distilled(Protocol):
-    """What acting needs of the distilled adviser."""
-
-    def confident(self, feat: Tensor) -> tuple[Tensor, Tensor]:
-        """Give distilled advice, and say where it counts.
-
-        Args:
-            feat: Features, (N, F).
-
-        Returns:
-            Weights of the actions, (N, A), and where the network is confident of them, (N,) bool.
-        """
+from lore.training.roles import Adviser, Agent, Distilled
 
 
 @dataclass
@@ -163,6 +61,27 @@ class Decision:
     mixed: Mixed | None = None
     acts: Sequence[bool] | None = None
     vetoed: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one step shows of N environments, besides the carry: the arguments of GuidedPolicy.__call__."""
+
+    obs: dict[str, np.ndarray]
+    states: Sequence[GridState]
+    env_step: int
+    acts: Sequence[bool] | None
+
+    def hear(
+        self,
+        adviser: Adviser,
+        td_error: Sequence[float] | None = None,
+        latched: Sequence[bool] | None = None,
+        learned: Sequence[Sequence[float] | None] | None = None,
+    ) -> Prior:
+        """Let an adviser speak of the scene; for the arguments see Adviser.advise."""
+        over = self.obs["is_last"].tolist() if "is_last" in self.obs else None
+        return adviser.advise(self.states, self.env_step, td_error, latched, learned, over, self.acts)
 
 
 class GuidedPolicy:
@@ -212,70 +131,61 @@ class GuidedPolicy:
             The carry for the next step, and what was decided.
         """
         device, heard = self.agent.device, None
+        scene = Scene(obs, states, env_step, acts)
         if self.advice is not None and self.advice.gate.hints:
-            heard = self._hear(self.advice.adviser, obs, states, env_step, acts)
+            heard = self._hint(self.advice.adviser, scene)
         seen = {k: torch.from_numpy(obs[k]).to(device) for k in self.spec}
         is_first = torch.from_numpy(obs["is_first"]).to(device)
         latent, belief = self.agent.infer(carry, seen, is_first, self.rng)
         after, decision = Carry(latent, carry.prev_action), Decision(carry.prev_action, belief.logits, belief)
         if self.advice is not None:
-            self._guide(self.advice, carry, after, decision, obs, states, env_step, acts, heard)
+            self._guide(self.advice, scene, carry, after, decision, heard)
         logits = decision.logits if self.noise is None else self.noise(decision.logits, states, env_step)
         decision.action = after.prev_action = self._sample(logits)
         return after, decision
 
     @staticmethod
-    def _hear(
-        adviser: Adviser,
-        obs: dict[str, np.ndarray],
-        states: Sequence[GridState],
-        env_step: int,
-        acts: Sequence[bool] | None,
-    ) -> Prior:
+    def _hint(adviser: Adviser, scene: Scene) -> Prior:
         """Ask before the agent looks, and put the advised distribution into its observation (env.hint)."""
-        over = obs["is_last"].tolist() if "is_last" in obs else None
-        prior = adviser.advise(states, env_step, over=over, may_ask=acts)
+        prior = scene.hear(adviser)
         shown = prior.source.unsqueeze(-1) > 0
-        if acts is not None:
-            shown = shown & torch.tensor(acts).unsqueeze(-1)
-        obs["hint"] = torch.where(shown, prior.logits.softmax(-1), 0.0).numpy()
+        if scene.acts is not None:
+            shown = shown & torch.tensor(scene.acts).unsqueeze(-1)
+        scene.obs["hint"] = torch.where(shown, prior.logits.softmax(-1), 0.0).numpy()
         return prior
 
     def _guide(
         self,
         advice: Guidance,
+        scene: Scene,
         carry: Carry,
         after: Carry,
         decision: Decision,
-        obs: dict[str, np.ndarray],
-        states: Sequence[GridState],
-        env_step: int,
-        acts: Sequence[bool] | None,
         heard: Prior | None,
     ) -> None:
-        """Fill in what the adviser says and how far the gate lets it act; `after` is carried on."""
+        """Fill in what the adviser says (or has said: `heard`) and how far the gate lets it act.
+
+        after: Is carried on to the next step.
+        """
         gate, belief, agent = advice.gate, decision.belief, self.agent
         doubt = agent.doubt(belief.feat, belief.logits) if gate.members else {}
         latched = (
             torch.zeros_like(decision.action, dtype=torch.bool) if carry.latched is None else carry.latched
         )
-        opened = gate.open(belief.logits, doubt, latched, env_step)
+        opened = gate.open(belief.logits, doubt, latched, scene.env_step)
         opening = check_opening(opened, len(belief.logits), gate.options.name, gate.follows)
         after.latched, after.value = opening.latched, agent.value(belief.feat)
-        prior = heard or advice.adviser.advise(
-            states,
-            env_step,
-            _td_error(obs, carry.value, after.value, advice.discount),
-            opening.latched.tolist(),
-            _learned(advice.distilled, belief.feat),
-            obs["is_last"].tolist() if "is_last" in obs else None,
-            acts,
+        prior = heard or scene.hear(
+            advice.adviser,
+            td_error=_td_error(scene.obs, carry.value, after.value, advice.discount),
+            latched=opening.latched.tolist(),
+            learned=_learned(advice.distilled, belief.feat),
         )
-        decision.prior, decision.opening, decision.acts = prior, opening, acts
+        decision.prior, decision.opening, decision.acts = prior, opening, scene.acts
         if bool((prior.source > 0).any()):
             beta = _drop(opening.beta, gate.dropout, advice.rng)
-            if acts is not None:
-                beta = torch.where(torch.tensor(acts, device=beta.device), beta, 0.0)
+            if scene.acts is not None:
+                beta = torch.where(torch.tensor(scene.acts, device=beta.device), beta, 0.0)
             if gate.options.veto and bool((beta > 0).any()):
                 advised = prior.logits.to(beta.device).argmax(-1)
                 against = vetoed(agent.outcomes(belief.feat, self.rng), advised)

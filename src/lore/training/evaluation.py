@@ -13,7 +13,8 @@ from lore.base.rng import generator
 from lore.base.types import Episode
 from lore.config.options import RunOptions
 from lore.envs.vector import EpisodicEnv, RunningEpisode, episode_seed
-from lore.training.acting import Agent, Guidance, GuidedPolicy
+from lore.training.acting import Guidance, GuidedPolicy
+from lore.training.roles import Agent
 
 USUAL_EVERY = 500  # environment steps
 USUAL_PLAYED = 25_000  # 100 episodes of DoorKey-5x5, whose limit is 250 steps
