@@ -138,6 +138,7 @@ SHARES = (
 
 
 SHORTEST = 2  # steps of a replayed sequence
+UNMIXED = ("none", "follow", "hint")  # gates that add nothing to the policy
 LARGEST = 2**63  # what a 64-bit whole number can hold ends before it
 
 
@@ -318,7 +319,7 @@ def _gate(cfg: Config) -> None:
         raise BadInput(
             "prior_net.enabled", "gate=none lets no advice in that could be distilled; use gate=lore or fixed"
         )
-    if gate.mix_in_imagination and not (cfg.prior_net.enabled and gate.name not in ("none", "follow")):
+    if gate.mix_in_imagination and not (cfg.prior_net.enabled and gate.name not in UNMIXED):
         raise BadInput(
             "gate.mix_in_imagination",
             "needs prior_net.enabled=true and a gate that mixes: in imagination only PriorNet advises",
@@ -328,7 +329,7 @@ def _gate(cfg: Config) -> None:
         raise BadInput("env.hint", "gate=hint shows advice in the observation, so it needs env.hint=true")
     if gate.name == "hint" and gate.kl.mode != "none":
         raise BadInput("gate.kl.mode", f"gate=hint mixes nothing: none, not {gate.kl.mode}")
-    if gate.veto and (learner != "dreamer" or gate.name in ("none", "follow", "hint")):
+    if gate.veto and (learner != "dreamer" or gate.name in UNMIXED):
         raise BadInput(
             "gate.veto", "needs critics and advice that is mixed in; agent=dreamer, gate=lore or fixed"
         )
@@ -355,8 +356,8 @@ def _teach(cfg: Config) -> None:
         raise BadInput(
             "gate.mix_in_imagination", f"is teach=mix, and so goes not with teach={teach}; leave one out"
         )
-    if teach == "mix" and gate.name == "follow":
-        raise BadInput("teach", "gate=follow mixes nothing; use gate=lore or fixed with teach=mix")
+    if teach == "mix" and gate.name in UNMIXED:
+        raise BadInput("teach", f"gate={gate.name} mixes nothing; use gate=lore or fixed with teach=mix")
 
 
 def _trial(cfg: Config) -> None:
