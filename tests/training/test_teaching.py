@@ -20,6 +20,7 @@ from lore.dreamer.guide import Moment
 from lore.dreamer.rssm import Imagined
 from lore.gate import UncertaintyGate
 from lore.llm.prior_net import PriorNet
+from lore.training.build import build_advised_gate, build_agent
 from lore.training.learning import GuidedLearning
 from lore.training.teaching import TEACHERS, build_teacher
 from lore.training.teaching.informed import informed_bonus
@@ -233,7 +234,24 @@ def test_clone_imitates_advised_steps_of_won_episodes_and_no_other() -> None:
 def test_mix_is_the_other_name_of_gate_mix_in_imagination() -> None:
     for overrides in (["teach=mix"], ["gate.mix_in_imagination=true"]):
         cfg = compose([*overrides, "prior_net.enabled=true", "+preset=debug"])
-        from lore.training.build import build_advised_gate, build_agent
-
         agent = build_agent(cfg, SPEC, ACTIONS, build_advised_gate(cfg))
         assert agent.guide.mixes_imagination  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "critics", "models"),
+    [
+        (["+ablation=A"], False, False),
+        (["+ablation=B"], False, False),
+        (["+ablation=D"], True, True),
+        (["+ablation=G"], False, False),  # its gate reads the policy's entropy alone
+        (["+ablation=G", "gate.veto=true"], True, False),
+        (["+ablation=D", "llm=none"], False, False),
+    ],
+)
+def test_no_ensemble_is_built_that_nothing_reads(overrides: list[str], critics: bool, models: bool) -> None:
+    cfg = compose([*overrides, "+preset=debug"])
+    agent = build_agent(cfg, SPEC, ACTIONS, build_advised_gate(cfg))
+    assert isinstance(agent, DreamerV3Agent)
+    built = (agent.critic_ensemble is not None, agent.disagreement_ensemble is not None)
+    assert built == (critics, models)
