@@ -20,7 +20,11 @@ GROUPS = {
     "logger": "",
     "preset": "+",
     "size": "",
+    "teach": "",
+    "trial": "",
 }
+NEEDS = {"gate=hint": ["env.hint=true"]}
+"""Choice -> what it has to be given with; every teacher but none needs PriorNet."""
 
 
 def main() -> None:
@@ -37,7 +41,9 @@ def main() -> None:
         in_source = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
         assert names == in_source and names, f"conf/{group}: the wheel has {names}, the source {in_source}"
         for name in names:
-            compose([f"{plus}{group}={name}"])
+            choice = f"{plus}{group}={name}"
+            needs = ["prior_net.enabled=true"] if group == "teach" else NEEDS.get(choice, [])
+            compose([choice, *needs])
         total += len(names)
     print(f"{total} configs compose from {home.parent}")
 
