@@ -16,9 +16,23 @@ from lore.config.stored import load_stored
 CONF = Path(__file__).parents[2] / "src" / "lore" / "conf"
 EVERY = [
     ("+" if group in ("ablation", "experiment", "preset") else "") + f"{group}={path.stem}"
-    for group in ("ablation", "agent", "env", "experiment", "gate", "llm", "size", "logger", "preset")
+    for group in (
+        "ablation",
+        "agent",
+        "env",
+        "experiment",
+        "gate",
+        "llm",
+        "size",
+        "logger",
+        "preset",
+        "teach",
+        "trial",
+    )
     for path in sorted((CONF / group).glob("*.yaml"))
 ]
+NEEDS = {"gate=hint": "env.hint=true"}
+"""Choice -> what it has to be given with; every teacher but none needs PriorNet."""
 
 
 def refused(*overrides: str) -> str:
@@ -36,7 +50,9 @@ def test_yaml_holds_the_defaults_of_the_dataclasses() -> None:
 
 @pytest.mark.parametrize("override", EVERY)
 def test_every_config_composes(override: str) -> None:
-    assert isinstance(compose([override]), Config)
+    needs = ["prior_net.enabled=true"] if override.startswith("teach=") else []
+    needs += [NEEDS[override]] if override in NEEDS else []
+    assert isinstance(compose([override, *needs]), Config)
 
 
 def test_official_preset_has_the_published_values() -> None:

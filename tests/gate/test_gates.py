@@ -154,7 +154,7 @@ def test_a_gate_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(build_gate(GateOptions(name="mine"))).__name__ == "Mine"
     with pytest.raises(BadInput) as refused:
         build_gate(GateOptions(name="yours"))
-    assert str(refused.value) == "gate.name: unknown gate 'yours'; use one of fixed, follow, lore, mine"
+    assert str(refused.value) == "gate.name: unknown gate 'yours'; use one of fixed, follow, hint, lore, mine"
 
 
 class Mine(FixedGate):
