@@ -55,8 +55,8 @@ class Tally:
 
     @property
     def unaided_success(self) -> float:
-        """Success of the latest WINDOW unaided episodes; 0 before the first."""
-        return sum(self.unaided) / len(self.unaided) if self.unaided else 0.0
+        """Success of the latest WINDOW unaided episodes; one that is still to come counts as a failure."""
+        return sum(self.unaided) / WINDOW
 
     def step(self, acts: bool) -> None:
         """Count an environment step."""

@@ -34,7 +34,7 @@ class Trial(Protocol):
 
     @property
     def unaided_success(self) -> float:
-        """Success of the latest episodes without advice; 0 before the first."""
+        """Success of the latest episodes without advice; of the first few, those to come count as 0."""
         ...
 
     def begin(self, env: int) -> bool:
