@@ -127,10 +127,35 @@ class Always:
         """No state."""
 
 
-class Coin:
-    """A fixed share of the episodes is advised; advice is trusted from the start."""
+class Untested:
+    """Base of the trials that come to no verdict: advice is trusted from the start, and is counted."""
 
     trust = 1.0
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+
+    @property
+    def unaided_success(self) -> float:
+        """As counted."""
+        return self.tally.unaided_success
+
+    def handed_over(self, env: int) -> int | None:
+        """What begins without advice ends without."""
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Give the counts."""
+        return {"trial/trust": self.trust, **self.tally.metrics()}
+
+    def summary(self) -> dict[str, Any]:
+        """Give the counts; there is no verdict."""
+        row = {"phase": "untested", "trust": self.trust, "benefit_e": None, "harm_e": None}
+        return row | {"advised_share": self.tally.advised_share, "verdicts": []}
+
+
+class Coin(Untested):
+    """A fixed share of the episodes is advised; advice is trusted from the start."""
 
     def __init__(self, options: TrialOptions, num_envs: int, rng: random.Random):
         """Take the share.
@@ -140,14 +165,9 @@ class Coin:
             num_envs: Environments side by side.
             rng: Stream of the draws; its state is part of this one's.
         """
+        super().__init__()
         self.share, self.rng = options.share, rng
-        self.tally = Tally()
         self.advised = [False] * num_envs
-
-    @property
-    def unaided_success(self) -> float:
-        """As counted."""
-        return self.tally.unaided_success
 
     def begin(self, env: int) -> bool:
         """Draw."""
@@ -167,18 +187,6 @@ class Coin:
         self.tally.end(self.advised[env], success)
         return []
 
-    def handed_over(self, env: int) -> int | None:
-        """What begins without advice ends without."""
-        return None
-
-    def metrics(self) -> dict[str, float]:
-        """Give the counts."""
-        return {"trial/trust": self.trust, **self.tally.metrics()}
-
-    def summary(self) -> dict[str, Any]:
-        """Give the counts; there is no verdict."""
-        return untested(self.tally)
-
     def state_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {"rng": stream_state(self.rng), "tally": asdict(self.tally), "advised": list(self.advised)}
@@ -189,7 +197,7 @@ class Coin:
         self.tally, self.advised = Tally(**state["tally"]), list(state["advised"])
 
 
-class JumpStart:
+class JumpStart(Untested):
     """Advice acts in the first h steps of an episode; h falls while success holds (JSRL, arXiv 2204.02372).
 
     Stage 0: the adviser acts in whole episodes. Then h goes from H to 0 in STAGES equal steps, where H is the
@@ -197,24 +205,17 @@ class JumpStart:
     success of its latest WINDOW episodes is at most TOLERANCE below the best of any stage so far.
     """
 
-    trust = 1.0
-
     def __init__(self, num_envs: int):
         """Begin with whole episodes.
 
         Args:
             num_envs: Environments side by side.
         """
-        self.tally = Tally()
+        super().__init__()
         self.stage, self.best = 0, 0.0
         self.window: list[bool] = []  # success of the latest episodes that began in this stage
         self.won, self.all = Mean(), Mean()  # lengths of the episodes of stage 0
         self.running: list[list[float]] = [[0, 0, math.inf]] * num_envs  # stage, steps and h of the episode
-
-    @property
-    def unaided_success(self) -> float:
-        """As counted."""
-        return self.tally.unaided_success
 
     @property
     def horizon(self) -> float:
@@ -256,18 +257,9 @@ class JumpStart:
         self.stage, self.window = self.stage + 1, []
         return [f"advice now acts in the first {self.horizon} steps of an episode"]
 
-    def handed_over(self, env: int) -> int | None:
-        """Advice acts at the beginning or not at all."""
-        return None
-
     def metrics(self) -> dict[str, float]:
         """Give the counts, and h once there is one."""
-        row = {"trial/trust": self.trust, **self.tally.metrics()}
-        return row | ({"trial/horizon": self.horizon} if self.stage else {})
-
-    def summary(self) -> dict[str, Any]:
-        """Give the counts; there is no verdict."""
-        return untested(self.tally)
+        return super().metrics() | ({"trial/horizon": self.horizon} if self.stage else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -287,12 +279,6 @@ class JumpStart:
         self.stage, self.best, self.window = state["stage"], state["best"], list(state["window"])
         self.won, self.all = Mean(**state["won"]), Mean(**state["all"])
         self.running = [list(row) for row in state["running"]]
-
-
-def untested(tally: Tally) -> dict[str, Any]:
-    """Give the summary of a trial that comes to no verdict."""
-    row = {"phase": "untested", "trust": 1.0, "benefit_e": None, "harm_e": None}
-    return row | {"advised_share": tally.advised_share, "verdicts": []}
 
 
 def build_trial(
