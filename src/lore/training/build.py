@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ from torch import nn
 
 from lore.base.rng import seed_of
 from lore.base.types import ObsSpec
-from lore.config.options import Config, TrialOptions
+from lore.config.options import Config
 from lore.dreamer.agent import DreamerV3Agent
 from lore.dreamer.replay import ReplayBuffer, columns
 from lore.envs.vector import VectorEnv
@@ -75,12 +74,9 @@ def build_envs(cfg: Config, family: EnvFamily) -> VectorEnv:
         cfg: The options of the run.
         family: Makes them.
     """
-    advised = is_advised(cfg)
-    remember = advised or cfg.explore.valid_noise
+    remember = is_advised(cfg) or cfg.explore.valid_noise
     make = partial(family.make, cfg.env, cfg.obs, remember=remember)
-    envs = VectorEnv([make] * cfg.run.envs, cfg.seed, split="train")
-    envs.advisers = [cfg.llm.provider if advised else "none"] * cfg.run.envs
-    return envs
+    return VectorEnv([make] * cfg.run.envs, cfg.seed, split="train")
 
 
 def build_advised_gate(cfg: Config) -> Gate | None:
@@ -153,9 +149,8 @@ def build_advice_trial(cfg: Config, envs: VectorEnv) -> Trial:
     Raises:
         BadInput: `trial=paired` and the task does not declare the range of its returns.
     """
-    bounds = envs.return_range or (-math.inf, math.inf)
-    options = cfg.trial if is_advised(cfg) else TrialOptions()  # without an adviser nothing is on trial
-    return build_trial(options, envs.num_envs, random.Random(seed_of(cfg.seed, "trial")), bounds)
+    rng = random.Random(seed_of(cfg.seed, "trial"))
+    return build_trial(cfg.trial, envs.num_envs, rng, envs.return_range)
 
 
 def build_guidance(
