@@ -200,8 +200,9 @@ class DreamerV3Agent:
         rssm, N, A = self.world_model.rssm, len(feat), self.num_actions
         uniform = torch.rand(N, rssm.stoch, generator=rng, device=self.device)  # the same for every action
         every = torch.arange(A, device=self.device).repeat(N)
+        self._core = self._core or rssm.prepare()
         after = rssm.prior_step(
-            feat.repeat_interleave(A, 0), every, uniform.repeat_interleave(A, 0), rssm.prepare()
+            feat.repeat_interleave(A, 0), every, uniform.repeat_interleave(A, 0), self._core
         )
         reward, cont = self.world_model.predict(after)
         promised = reward + cont * self.critic_ensemble.values(after)  # (K, N * A)
