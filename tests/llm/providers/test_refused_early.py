@@ -193,17 +193,22 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(site)
 
 
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the command is typed."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.mark.parametrize("typed", NOT_WHAT_WAS_ASKED)
 def test_a_plug_in_that_lacks_something_is_refused_by_its_entry_point(
     typed: str,
     wrong: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    work: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
     line = refused(capfd, *runs.TINY, "llm=scripted", *typed.split())
     assert line.startswith(NOT_WHAT_WAS_ASKED[typed])
     assert [path for path in work.rglob("*") if path.is_file()] == []
@@ -224,13 +229,10 @@ def test_whoever_may_cost_money_needs_a_limit_where_a_letter_lifts_that_of_asks(
     name: str,
     letter: str,
     plugins: None,
-    tmp_path: Path,
+    work: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key-of-nobody")
     overrides = [f"+ablation={letter}", "llm=anthropic", f"llm.provider={name}"]
     assert refused(capfd, *overrides).startswith("llm.budget_usd: ")
@@ -247,11 +249,8 @@ def test_a_provider_that_says_too_late_that_it_is_paid_is_refused_as_well(
 
 
 def test_a_plug_in_refuses_its_options_by_its_own_check(
-    plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    plugins: None, work: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
     line = refused(capfd, "llm.provider=somebody_paid", "llm.model=wrong")
     assert line == "llm.model: is wrong; use the right one"
     assert list(work.iterdir()) == []
